@@ -1,0 +1,57 @@
+"""PiToMe: merge only tokens that have many near-duplicates, protect the isolated ones.
+
+Tran et al., "Accelerating Transformers with Spectrum-Preserving Token Merging", NeurIPS 2024.
+https://arxiv.org/abs/2405.16148
+
+A token's energy is its mean similarity to all others above a margin; high energy means a large redundant cluster. The
+2 r tokens of highest energy are paired off and merged, the rest is protected, which preserves the graph's spectrum.
+
+The code's energy is ELU(cosine - margin), the paper's keeps the cosine itself above the margin; this follows the code.
+The code's ``use_bsm_pitome`` is ``protect=False``.
+"""
+
+from __future__ import annotations
+
+import math
+
+from ..errors import SignalError
+from ..method import OneOf, Range, method, option
+from ..parts.merge import Match, energy, energy_match, shift
+from ..reduction import Reduction
+from ..tokens import Tokens
+
+
+@method(
+    title="Accelerating Transformers with Spectrum-Preserving Token Merging",
+    url="https://arxiv.org/abs/2405.16148",
+    systems=("S019",),
+    needs=("metric", "size"),
+    cost="one n x n similarity a block",
+    vectors=("pitome",),
+)
+class PiToMe:
+    """Energy-ranked merging."""
+
+    ratio: float = option(0.9, Range(0, 1, open_low=True), "share of tokens that each block lets through")
+    margin: float = option(0.9, Range(-1, 1), "cosine below which tokens do not count as similar (first block)")
+    slope: float = option(0.0, Range(-1, 1), "how much the margin falls from the first block to the last")
+    alpha: float = option(1.0, Range(0), "scale of the negative part of the energy")
+    protect: bool = option(True, OneOf((True, False)), "leave low-energy tokens alone")
+
+    def at(self, layers: int) -> tuple[int, ...]:
+        """Every block."""
+        return tuple(range(layers))
+
+    def match(self, tokens: Tokens) -> Match:
+        """Who merges into whom: tokens.metric (B, n, d)."""
+        if tokens.metric is None:
+            raise SignalError("pitome needs metric, the block's keys averaged over heads (B, n, d); it is None")
+        metric = tokens.metric[:, tokens.prefix :]
+        n = metric.shape[1]
+        r = min(math.floor(n - n * self.ratio), n // 2)
+        margin = self.margin - self.slope * tokens.layer / max(1, tokens.layers - 1)
+        return shift(energy_match(metric, r, energy(metric, margin, self.alpha), self.protect), tokens.prefix)
+
+    def reduce(self, tokens: Tokens) -> Reduction:
+        """tokens.metric (B, n, d), tokens.size (B, n) -> merge to n - r."""
+        return Reduction.merge(self.match(tokens).into, tokens.size)

@@ -1,0 +1,1 @@
+"""Methods of this stage; one file each, found by file name."""

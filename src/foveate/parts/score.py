@@ -1,0 +1,59 @@
+"""How much a token matters, from attention rows. Only the rows asked for are computed, never a full n x n map."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool1d, pad
+
+
+def attention_rows(q: Tensor, k: Tensor, scaling: float, mask: Tensor | None = None) -> Tensor:
+    """Softmaxed attention of some queries on all keys, in float32.
+
+    q (B, H, r, d), k (B, g, n, d) with H a multiple of g; mask broadcastable to (B, H, r, n), bool (True = visible) or
+    additive -> (B, H, r, n). Query head h reads KV head h // (H / g).
+    """
+    b, h, r, d = q.shape
+    g = k.shape[1]
+    logits = (q.reshape(b, g, h // g * r, d).float() @ k.float().mT).view(b, h, r, -1) * scaling
+    if mask is not None:
+        logits = logits.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else logits + mask
+    return logits.softmax(-1)
+
+
+def causal_tail(r: int, n: int, device: torch.device) -> Tensor:
+    """Mask of the last r of n queries: (r, n) bool, True where the key is not later than the query."""
+    at = torch.arange(n - r, n, device=device)[:, None]
+    return torch.arange(n, device=device) <= at
+
+
+def window_votes(q: Tensor, k: Tensor, scaling: float, pool: int, valid: Tensor | None = None) -> Tensor:
+    """What the last w queries look at: mean attention, smoothed along tokens, averaged over each KV group.
+
+    q (B, H, w, d) of the last w tokens, k (B, g, n, d), valid (B, n) bool or None -> (B, g, n - w).
+    """
+    w, n = q.shape[2], k.shape[2]
+    mask = causal_tail(w, n, k.device)
+    if valid is not None:
+        mask = mask & valid[:, None, None]
+    votes = attention_rows(q, k, scaling, mask)[..., : n - w]
+    if valid is not None:
+        votes = votes.nan_to_num(0.0)  # a query that is itself padding sees nothing
+    votes = avg_pool1d(votes.mean(-2), pool, stride=1, padding=pool // 2)[..., : n - w]
+    return votes.unflatten(1, (k.shape[1], -1)).mean(2)
+
+
+def received(q: Tensor, k: Tensor, scaling: float, chunk: int = 256) -> Tensor:
+    """Mean attention that each key receives from all queries and heads, computed in slices of queries.
+
+    q, k (B, H, n, d) -> (B, n) float32.
+    """
+    total = torch.zeros(k.shape[0], k.shape[2], device=k.device)
+    for part in q.split(chunk, dim=2):
+        total += attention_rows(part, k, scaling).sum((1, 2))
+    return total / (q.shape[1] * q.shape[2])
+
+
+def pin(score: Tensor, tail: int) -> Tensor:
+    """score (B, g, n - tail) -> (B, g, n), with the last ``tail`` entries above everything else."""
+    return pad(score, (0, tail), value=torch.inf)

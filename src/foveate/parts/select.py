@@ -1,0 +1,39 @@
+"""Which tokens to keep, given a score or the features. Ties go to the earlier position."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+
+def top(score: Tensor, m: int, prefix: int = 0) -> Tensor:
+    """The m highest scores. score (B, n), the first ``prefix`` tokens always kept -> (B, m) ascending positions.
+
+    A stable sort in float32: equal scores are taken from the left on every device and in every dtype.
+    """
+    score = score.float()
+    if prefix:
+        score = score.index_fill(-1, torch.arange(prefix, device=score.device), torch.inf)
+    return score.argsort(-1, descending=True, stable=True)[..., :m].sort(-1).values
+
+
+def max_min(x: Tensor, m: int) -> Tensor:
+    """Greedy max-min dispersion under cosine distance. x (B, n, D) -> (B, m) positions in the order picked.
+
+    Start from the token whose nearest neighbour is farthest, then always add the token farthest from all picked ones.
+    """
+    unit = normalize(x.float(), dim=-1)
+    b, n = x.shape[:2]
+    near = unit @ unit.mT  # (B, n, n) cosine similarity
+    near.diagonal(dim1=1, dim2=2).fill_(-torch.inf)
+    closest = near.amax(-1)  # similarity to the nearest other token; the pick is where it is smallest
+    rows = torch.arange(b, device=x.device)
+    picked = torch.empty(b, m, dtype=torch.long, device=x.device)
+    for step in range(m):
+        best = closest.argmin(-1)
+        picked[:, step] = best
+        row = near[rows, best]
+        closest = row.masked_fill(closest == torch.inf, torch.inf) if step == 0 else torch.maximum(closest, row)
+        closest[rows, best] = torch.inf  # identical tokens: never pick one twice
+    return picked

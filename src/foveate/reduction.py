@@ -1,0 +1,303 @@
+"""The one object every method returns: a sparse map from ``n`` tokens to ``m``.
+
+Selection, merging, pooling and many-to-many mixing are all rows of one matrix ``A (m, n)`` with ``out = A x``. A
+:class:`Reduction` holds that matrix for a batch, sparsely where it can be (each input goes to at most one output slot)
+and densely where it must be (an input is shared by several slots).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .errors import InputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True, eq=False)
+class Reduction:
+    """``out[b, s] = sum over i with assign[b, i] == s of weight[b, i] * x[b, i]``.
+
+    Attributes:
+        keep: (B, m) int64, strictly ascending in each row; the input position that each output slot inherits (its RoPE
+            position, its grid cell). Rows that keep fewer than ``m`` tokens end in ``-1``.
+        assign: (B, n) int64; the slot each input goes to, ``-1`` where it is dropped.
+        weight: (B, n) float32; the share of each input in its slot. The shares of a slot sum to 1 unless the method
+            declares otherwise.
+        matrix: (B, m, n) float32 or None; given only by many-to-many maps, and then used instead of assign and weight.
+        selects: True for a pure selection; applying it is then one gather, exact in every dtype.
+    """
+
+    keep: Tensor
+    assign: Tensor
+    weight: Tensor
+    matrix: Tensor | None = None
+    selects: bool = False
+
+    # --- makers -------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def take(cls, keep: Tensor, n: int) -> Reduction:
+        """Pure selection. keep (B, m) int64 in any order, distinct in a row -> slot s is input keep[s], in input order."""
+        keep = keep.sort(-1).values
+        slots = torch.arange(keep.shape[-1], device=keep.device).expand_as(keep)
+        assign = keep.new_full((keep.shape[0], n), -1).scatter(1, keep, slots)
+        return cls(keep, assign, (assign >= 0).float(), selects=True)
+
+    @classmethod
+    def identity(cls, b: int, n: int, device: torch.device | str = "cpu") -> Reduction:
+        """Every token kept: (B, n) -> (B, n)."""
+        keep = torch.arange(n, device=device).expand(b, n)
+        return cls(keep, keep, torch.ones(b, n, device=device), selects=True)
+
+    @classmethod
+    def from_mask(cls, mask: Tensor) -> Reduction:
+        """mask (B, n) bool, True where kept -> selection; rows may keep different numbers (short rows end in -1)."""
+        counts = mask.sum(-1)
+        m = int(counts.max()) if mask.numel() else 0
+        keep = torch.argsort((~mask).to(torch.uint8), dim=-1, stable=True)[:, :m]
+        keep = keep.masked_fill(torch.arange(m, device=mask.device) >= counts[:, None], -1)
+        assign = (mask.cumsum(-1) - 1).masked_fill(~mask, -1)
+        return cls(keep, assign, mask.float(), selects=True)
+
+    @classmethod
+    def merge(cls, into: Tensor, size: Tensor | None = None) -> Reduction:
+        """Average tokens into destinations.
+
+        into: (B, n) int64, for each input the *position* of the token it merges into (itself for a token that stays,
+            -1 for one that is dropped); a destination must point to itself.
+        size: (B, n) float or None, how many original tokens each input stands for; the average is weighted by it.
+        """
+        b, n = into.shape
+        stays = into == torch.arange(n, device=into.device)
+        counts = stays.sum(-1)
+        if b and bool((counts != counts[0]).any()):
+            raise InputError(f"rows merge into different numbers of tokens ({counts.tolist()}); merge them row by row")
+        m = int(counts[0]) if b else 0
+        keep = stays.nonzero()[:, 1].view(b, m)
+        slot = (stays.cumsum(-1) - 1).gather(1, into.clamp(min=0)).masked_fill(into < 0, -1)
+        share = torch.ones(b, n, device=into.device) if size is None else size.float()
+        share = share * (slot >= 0)
+        total = share.new_zeros(b, m).scatter_add(1, slot.clamp(min=0), share)
+        return cls(keep, slot, share / total.gather(1, slot.clamp(min=0)).clamp(min=torch.finfo(torch.float32).tiny))
+
+    @classmethod
+    def dense(cls, matrix: Tensor, keep: Tensor) -> Reduction:
+        """Any linear map. matrix (B, m, n), keep (B, m): the position each slot inherits."""
+        best = matrix.abs().max(1)
+        assign = best.indices.masked_fill(best.values == 0, -1)
+        return cls(keep, assign, matrix.gather(1, best.indices[:, None]).squeeze(1), matrix.float())
+
+    @classmethod
+    def cat(cls, parts: Sequence[Reduction]) -> Reduction:
+        """Several maps side by side over the token axis (block-diagonal). All parts share the batch size."""
+        if any(p.matrix is not None for p in parts):
+            matrix = torch.stack([torch.block_diag(*[p.to_dense()[b] for p in parts]) for b in range(parts[0].b)])
+        else:
+            matrix = None
+        keep, assign, n, m = [], [], 0, 0
+        for p in parts:
+            keep.append(torch.where(p.keep >= 0, p.keep + n, -1))
+            assign.append(torch.where(p.assign >= 0, p.assign + m, -1))
+            n, m = n + p.n, m + p.m
+        selects = all(p.selects for p in parts)
+        return cls(torch.cat(keep, 1), torch.cat(assign, 1), torch.cat([p.weight for p in parts], 1), matrix, selects)
+
+    @classmethod
+    def stack(cls, rows: Sequence[Reduction]) -> Reduction:
+        """Several maps over the same n as one batch; rows that keep fewer tokens end in -1."""
+        m = max(r.m for r in rows)
+        keep = torch.cat([torch.nn.functional.pad(r.keep, (0, m - r.m), value=-1) for r in rows])
+        matrix = None
+        if any(r.matrix is not None for r in rows):
+            matrix = torch.cat([torch.nn.functional.pad(r.to_dense(), (0, 0, 0, m - r.m)) for r in rows])
+        assign, weight = torch.cat([r.assign for r in rows]), torch.cat([r.weight for r in rows])
+        return cls(keep, assign, weight, matrix, all(r.selects for r in rows))
+
+    # --- facts --------------------------------------------------------------------------------------------------
+
+    @property
+    def b(self) -> int:
+        """Number of rows."""
+        return self.assign.shape[0]
+
+    @property
+    def n(self) -> int:
+        """Tokens in."""
+        return self.assign.shape[1]
+
+    @property
+    def m(self) -> int:
+        """Token slots out (of the longest row)."""
+        return self.keep.shape[1]
+
+    @property
+    def valid(self) -> Tensor:
+        """(B, m) bool: slots that hold a token."""
+        return self.keep >= 0
+
+    @property
+    def lengths(self) -> Tensor:
+        """(B,) int64: tokens out of each row."""
+        return self.valid.sum(-1)
+
+    @property
+    def kept(self) -> Tensor:
+        """(B, n) bool: input positions that an output slot inherits."""
+        mask = self.assign.new_zeros(self.b, self.n + 1, dtype=torch.bool)
+        return mask.scatter(1, torch.where(self.valid, self.keep, self.n), True)[:, : self.n]
+
+    def size(self, size: Tensor | None = None) -> Tensor:
+        """How many original tokens each slot stands for. size (B, n) of the inputs, default ones -> (B, m)."""
+        size = torch.ones_like(self.weight) if size is None else size.float()
+        if self.matrix is not None:
+            return torch.einsum("bmn,bn->bm", (self.matrix != 0).float(), size)
+        return size.new_zeros(self.b, self.m).scatter_add(1, self.assign.clamp(min=0), size * (self.assign >= 0))
+
+    def to_dense(self) -> Tensor:
+        """(B, m, n) float32 matrix of the map."""
+        if self.matrix is not None:
+            return self.matrix
+        out = self.weight.new_zeros(self.b, self.m, self.n)
+        return out.scatter(1, self.assign.clamp(min=0)[:, None], (self.weight * (self.assign >= 0))[:, None])
+
+    # --- use ----------------------------------------------------------------------------------------------------
+
+    def apply(self, x: Tensor) -> Tensor:
+        """x (B, n, ...) -> (B, m, ...), in x's dtype; sums run in float32."""
+        if x.shape[:2] != (self.b, self.n):
+            raise InputError(f"this reduction maps ({self.b}, {self.n}) tokens; it was given {tuple(x.shape[:2])}")
+        flat = x.reshape(self.b, self.n, -1)
+        if self.matrix is not None:
+            out = (self.matrix @ flat.float()).to(x.dtype)
+        elif self.selects:
+            index = self.keep.clamp(min=0)[..., None].expand(-1, -1, flat.shape[-1])
+            out = flat.gather(1, index) * self.valid[..., None].to(x.dtype)
+        else:
+            share = (self.weight * (self.assign >= 0))[..., None]
+            index = self.assign.clamp(min=0)[..., None].expand_as(flat)
+            zeros = torch.zeros(self.b, self.m, flat.shape[-1], device=x.device)
+            out = zeros.scatter_add(1, index, flat.float() * share).to(x.dtype)
+        return out.view(self.b, self.m, *x.shape[2:])
+
+    __call__ = apply
+
+    def expand(self, y: Tensor) -> Tensor:
+        """Lift back (virtual unmerging): y (B, m, ...) -> (B, n, ...). Each input reads its slot; dropped ones read 0."""
+        if y.shape[:2] != (self.b, self.m):
+            raise InputError(f"this reduction lifts ({self.b}, {self.m}) slots; it was given {tuple(y.shape[:2])}")
+        flat = y.reshape(self.b, self.m, -1)
+        index = self.assign.clamp(min=0)[..., None].expand(-1, -1, flat.shape[-1])
+        out = flat.gather(1, index) * (self.assign >= 0)[..., None].to(y.dtype)
+        return out.view(self.b, self.n, *y.shape[2:])
+
+    def gather(self, x: Tensor, dim: int = 1) -> Tensor:
+        """Pick what each slot inherits, without mixing (positions, masks, ids): x[b, ..., keep, ...] along ``dim``."""
+        if dim != 1:
+            return self.gather(x.movedim(dim, 1)).movedim(1, dim)
+        index = self.keep.clamp(min=0).view(self.b, self.m, *[1] * (x.ndim - 2)).expand(-1, -1, *x.shape[2:])
+        return x.expand(self.b, *x.shape[1:]).gather(1, index)
+
+    def then(self, other: Reduction) -> Reduction:
+        """``other`` after ``self``, as one map: ``a.then(b)(x) == b(a(x))``."""
+        if (other.b, other.n) != (self.b, self.m):
+            raise InputError(f"cannot follow a map to {self.m} tokens by one from {other.n}")
+        keep = torch.where(other.valid, self.keep.gather(1, other.keep.clamp(min=0)), -1)
+        if self.matrix is not None or other.matrix is not None:
+            return Reduction.dense(other.to_dense() @ self.to_dense(), keep)
+        at = self.assign.clamp(min=0)
+        assign = torch.where(self.assign >= 0, other.assign.gather(1, at), -1)
+        return Reduction(keep, assign, self.weight * other.weight.gather(1, at), None, self.selects and other.selects)
+
+    def restrict(self, start: int, stop: int) -> Reduction:
+        """The part of the map on inputs ``start:stop`` and the slots that inherit from there (positions recounted)."""
+        inside = (self.keep >= start) & (self.keep < stop)
+        rows = []
+        for b in range(self.b):
+            slots = inside[b].nonzero()[:, 0]
+            new = self.assign.new_full((self.m + 1,), -1)
+            new[slots] = torch.arange(len(slots), device=new.device)
+            assign = new[self.assign[b, start:stop]]  # index -1 reads the spare last entry, which is -1
+            matrix = None if self.matrix is None else self.matrix[b : b + 1, slots, start:stop]
+            keep, weight = self.keep[b : b + 1, slots] - start, self.weight[b : b + 1, start:stop]
+            rows.append(Reduction(keep, assign[None], weight, matrix, self.selects))
+        return Reduction.stack(rows)
+
+    def place(self, where: Tensor, n: int) -> Reduction:
+        """The same map on a longer sequence: input i of it is position where[i] of n; all other positions stay.
+
+        where: (n_here,) int64, ascending, shared by all rows.
+        """
+        kept = torch.ones(self.b, n, dtype=torch.bool, device=self.keep.device)
+        kept[:, where] = self.kept
+        out = Reduction.from_mask(kept)
+        slot_here = out.assign[:, where].gather(1, self.keep.clamp(min=0))
+        assign, weight = out.assign.clone(), out.weight.clone()
+        assign[:, where] = torch.where(self.assign >= 0, slot_here.gather(1, self.assign.clamp(min=0)), -1)
+        weight[:, where] = self.weight
+        if self.matrix is None:
+            return Reduction(out.keep, assign, weight, None, self.selects)
+        matrix = out.to_dense()
+        for b in range(self.b):
+            matrix[b, slot_here[b, :, None], where[None]] = self.matrix[b]
+        return Reduction(out.keep, assign, weight, matrix)
+
+    def row(self, b: int) -> Reduction:
+        """Row b alone, without its padding."""
+        m = int(self.lengths[b])
+        matrix = None if self.matrix is None else self.matrix[b : b + 1, :m]
+        return Reduction(self.keep[b : b + 1, :m], self.assign[b : b + 1], self.weight[b : b + 1], matrix, self.selects)
+
+    def draw(self, image: Image, grid: tuple[int, int], row: int = 0) -> Image:
+        """The image with dropped cells darkened. grid: (rows, columns) of tokens; returns a new PIL image."""
+        from .show import draw_kept
+
+        return draw_kept(image, self.kept[row].view(grid))
+
+    # --- data ---------------------------------------------------------------------------------------------------
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Reduction):
+            return NotImplemented
+        same = torch.equal(self.keep, other.keep) and torch.equal(self.assign, other.assign)
+        if (self.matrix is None) != (other.matrix is None):
+            return False
+        if self.matrix is not None and other.matrix is not None:
+            return torch.equal(self.keep, other.keep) and torch.equal(self.matrix, other.matrix)
+        return same and torch.equal(self.weight * (self.assign >= 0), other.weight * (other.assign >= 0))
+
+    __hash__ = None  # type: ignore[assignment]  # compared by value, so not usable as a key
+
+    def __repr__(self) -> str:
+        kind = "mix" if self.matrix is not None else "map"
+        return f"Reduction({self.b} x {self.n} -> {self.m}, {kind})"
+
+    def to(self, device: torch.device | str) -> Reduction:
+        """The same map on another device."""
+        matrix = None if self.matrix is None else self.matrix.to(device)
+        keep, assign, weight = self.keep.to(device), self.assign.to(device), self.weight.to(device)
+        return Reduction(keep, assign, weight, matrix, self.selects)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the map to a safetensors file."""
+        from safetensors.torch import save_file
+
+        data = {"keep": self.keep, "assign": self.assign, "weight": self.weight, "selects": torch.tensor(self.selects)}
+        if self.matrix is not None:
+            data["matrix"] = self.matrix
+        save_file({k: v.contiguous().cpu() for k, v in data.items()}, path)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> Reduction:
+        """Read a map written by :meth:`save`."""
+        from safetensors.torch import load_file
+
+        data: dict[str, Any] = load_file(path)
+        return cls(**{**data, "selects": bool(data["selects"])})
