@@ -53,7 +53,7 @@ class Range:
 
     def fits(self, value: Any) -> bool:
         kinds = (int,) if self.kind is int else (int, float)
-        if isinstance(value, bool) or not isinstance(value, kinds) or math.isnan(value):
+        if isinstance(value, bool) or not isinstance(value, kinds) or value != value or abs(value) == math.inf:
             return False
         return self.low <= value <= self.high and not (self.open_low and value == self.low)
 
@@ -63,8 +63,8 @@ class Range:
         return f"{what} in {left}, {self.high:g}{')' if self.high == math.inf else ']'}"
 
     def bad(self) -> list[Any]:
-        out: list[Any] = ["three", None, math.nan]
-        out += [self.low - 1] if self.low > -math.inf else []
+        out: list[Any] = ["three", None, math.nan, math.inf, True]
+        out += [self.low if self.open_low else self.low - 1] if self.low > -math.inf else []
         out += [self.high + 1] if self.high < math.inf else []
         out += [1.5] if self.kind is int else []
         return out
@@ -204,7 +204,7 @@ def method(**card: Any) -> Callable[[type[T]], type[T]]:
         cls.card = made  # type: ignore[attr-defined]
         cls.name = cls.__dict__.get("name", name)  # type: ignore[attr-defined]
         cls.stage = cls.__dict__.get("stage", stage)  # type: ignore[attr-defined]
-        cls.__str__ = spec  # type: ignore[assignment]
+        cls.__str__ = spec  # type: ignore[method-assign]
         return dataclass(frozen=True)(cls)
 
     return wrap
@@ -222,10 +222,14 @@ def _check(self: Any, f: dataclasses.Field[Any]) -> None:
 
 def spec(self: Any) -> str:
     """The method as text that a plan can be read from, options at their default left out."""
-    shown = [
-        f"{f.name}={getattr(self, f.name)!r}" for f in dataclasses.fields(self) if getattr(self, f.name) != f.default
-    ]
+    shown = [f"{name}={value!r}" for name, value in changed(self).items()]
     return f"{self.name}({', '.join(shown)})" if shown else self.name
+
+
+def changed(self: Any) -> dict[str, Any]:
+    """The options of a method that are not at their default (1 is not 1.0: one is a count, the other a share)."""
+    values = {f.name: (getattr(self, f.name), f.default) for f in dataclasses.fields(self)}
+    return {name: value for name, (value, default) in values.items() if repr(value) != repr(default)}
 
 
 def options(cls: type[Any]) -> dict[str, dataclasses.Field[Any]]:

@@ -3,10 +3,13 @@
 Selection, merging, pooling and many-to-many mixing are all rows of one matrix ``A (m, n)`` with ``out = A x``. A
 :class:`Reduction` holds that matrix for a batch, sparsely where it can be (each input goes to at most one output slot)
 and densely where it must be (an input is shared by several slots).
+
+Longer than 300 lines because the whole algebra of maps is one class, and a reader wants it on one page.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -14,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from .errors import InputError
 
@@ -27,7 +31,8 @@ class Reduction:
 
     Attributes:
         keep: (B, m) int64, strictly ascending in each row; the input position that each output slot inherits (its RoPE
-            position, its grid cell). Rows that keep fewer than ``m`` tokens end in ``-1``.
+            position, its grid cell). Rows that keep fewer than ``m`` tokens end in ``-1``. Only :meth:`listed` gives
+            another order.
         assign: (B, n) int64; the slot each input goes to, ``-1`` where it is dropped.
         weight: (B, n) float32; the share of each input in its slot. The shares of a slot sum to 1 unless the method
             declares otherwise.
@@ -45,7 +50,7 @@ class Reduction:
 
     @classmethod
     def take(cls, keep: Tensor, n: int) -> Reduction:
-        """Pure selection. keep (B, m) int64 in any order, distinct in a row -> slot s is input keep[s], in input order."""
+        """Pure selection. keep (B, m) int64 in any order, distinct in a row -> slots in input order."""
         keep = keep.sort(-1).values
         slots = torch.arange(keep.shape[-1], device=keep.device).expand_as(keep)
         assign = keep.new_full((keep.shape[0], n), -1).scatter(1, keep, slots)
@@ -80,44 +85,56 @@ class Reduction:
         counts = stays.sum(-1)
         if b and bool((counts != counts[0]).any()):
             raise InputError(f"rows merge into different numbers of tokens ({counts.tolist()}); merge them row by row")
+        if not bool((stays.gather(1, into.clamp(min=0)) | (into < 0)).all()):
+            raise InputError("a token merges into one that is itself merged away; a destination points to itself")
         m = int(counts[0]) if b else 0
         keep = stays.nonzero()[:, 1].view(b, m)
         slot = (stays.cumsum(-1) - 1).gather(1, into.clamp(min=0)).masked_fill(into < 0, -1)
         share = torch.ones(b, n, device=into.device) if size is None else size.float()
         share = share * (slot >= 0)
+        if m in (0, n):  # nothing is left, or nothing was merged
+            return cls(keep, slot, (slot >= 0).float(), selects=True)
         total = share.new_zeros(b, m).scatter_add(1, slot.clamp(min=0), share)
         return cls(keep, slot, share / total.gather(1, slot.clamp(min=0)).clamp(min=torch.finfo(torch.float32).tiny))
 
     @classmethod
     def dense(cls, matrix: Tensor, keep: Tensor) -> Reduction:
         """Any linear map. matrix (B, m, n), keep (B, m): the position each slot inherits."""
+        matrix = matrix.float()
+        if not matrix.shape[1]:
+            return cls.from_mask(torch.zeros_like(matrix[:, :0].sum(1), dtype=torch.bool))
         best = matrix.abs().max(1)
         assign = best.indices.masked_fill(best.values == 0, -1)
-        return cls(keep, assign, matrix.gather(1, best.indices[:, None]).squeeze(1), matrix.float())
+        return cls(keep, assign, matrix.gather(1, best.indices[:, None]).squeeze(1), matrix)
 
     @classmethod
     def cat(cls, parts: Sequence[Reduction]) -> Reduction:
         """Several maps side by side over the token axis (block-diagonal). All parts share the batch size."""
-        if any(p.matrix is not None for p in parts):
-            matrix = torch.stack([torch.block_diag(*[p.to_dense()[b] for p in parts]) for b in range(parts[0].b)])
-        else:
-            matrix = None
+        if len({p.b for p in parts}) != 1:
+            raise InputError(f"maps side by side must have the same number of rows. Got {[p.b for p in parts]}.")
         keep, assign, n, m = [], [], 0, 0
         for p in parts:
             keep.append(torch.where(p.keep >= 0, p.keep + n, -1))
             assign.append(torch.where(p.assign >= 0, p.assign + m, -1))
             n, m = n + p.n, m + p.m
+        matrix = None
+        if any(p.matrix is not None for p in parts):
+            dense = [pad(p.to_dense(), (at, n - at - p.n)) for p, at in zip(parts, _starts(parts))]
+            matrix = torch.cat(dense, 1)
         selects = all(p.selects for p in parts)
-        return cls(torch.cat(keep, 1), torch.cat(assign, 1), torch.cat([p.weight for p in parts], 1), matrix, selects)
+        weight = torch.cat([p.weight for p in parts], 1)
+        return cls(torch.cat(keep, 1), torch.cat(assign, 1), weight, matrix, selects)._packed()
 
     @classmethod
     def stack(cls, rows: Sequence[Reduction]) -> Reduction:
         """Several maps over the same n as one batch; rows that keep fewer tokens end in -1."""
+        if len({r.n for r in rows}) != 1:
+            raise InputError(f"maps of one batch must take the same number of tokens. Got {[r.n for r in rows]}.")
         m = max(r.m for r in rows)
-        keep = torch.cat([torch.nn.functional.pad(r.keep, (0, m - r.m), value=-1) for r in rows])
+        keep = torch.cat([pad(r.keep, (0, m - r.m), value=-1) for r in rows])
         matrix = None
         if any(r.matrix is not None for r in rows):
-            matrix = torch.cat([torch.nn.functional.pad(r.to_dense(), (0, 0, 0, m - r.m)) for r in rows])
+            matrix = torch.cat([pad(r.to_dense(), (0, 0, 0, m - r.m)) for r in rows])
         assign, weight = torch.cat([r.assign for r in rows]), torch.cat([r.weight for r in rows])
         return cls(keep, assign, weight, matrix, all(r.selects for r in rows))
 
@@ -155,66 +172,72 @@ class Reduction:
         return mask.scatter(1, torch.where(self.valid, self.keep, self.n), True)[:, : self.n]
 
     def size(self, size: Tensor | None = None) -> Tensor:
-        """How many original tokens each slot stands for. size (B, n) of the inputs, default ones -> (B, m)."""
+        """How many original tokens each slot stands for. size (B, n) of the inputs, default ones -> (B, m).
+
+        An input shared by several slots counts in each by its part of the shares, so the sum is that of what was kept.
+        """
         size = torch.ones_like(self.weight) if size is None else size.float()
         if self.matrix is not None:
-            return torch.einsum("bmn,bn->bm", (self.matrix != 0).float(), size)
-        return size.new_zeros(self.b, self.m).scatter_add(1, self.assign.clamp(min=0), size * (self.assign >= 0))
+            part = self.matrix.abs()
+            part = part / part.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+            return (part @ size[..., None])[..., 0]
+        return self._add(size)
 
     def to_dense(self) -> Tensor:
         """(B, m, n) float32 matrix of the map."""
         if self.matrix is not None:
             return self.matrix
-        out = self.weight.new_zeros(self.b, self.m, self.n)
-        return out.scatter(1, self.assign.clamp(min=0)[:, None], (self.weight * (self.assign >= 0))[:, None])
+        out = self.weight.new_zeros(self.b, self.m + 1, self.n)
+        slot = torch.where(self.assign >= 0, self.assign, self.m)  # dropped inputs go to a spare last slot
+        return out.scatter(1, slot[:, None], self.weight[:, None])[:, : self.m]
+
+    def _add(self, x: Tensor) -> Tensor:
+        """Sum inputs into their slots. x (B, n, ...) -> (B, m, ...)."""
+        slot = torch.where(self.assign >= 0, self.assign, self.m).view(self.b, self.n, *[1] * (x.ndim - 2))
+        return x.new_zeros(self.b, self.m + 1, *x.shape[2:]).scatter_add(1, slot.expand_as(x), x)[:, : self.m]
 
     # --- use ----------------------------------------------------------------------------------------------------
 
     def apply(self, x: Tensor) -> Tensor:
-        """x (B, n, ...) -> (B, m, ...), in x's dtype; sums run in float32."""
+        """x (B, n, ...) -> (B, m, ...), in x's dtype; sums run in float32 or wider. Empty slots read 0."""
         if x.shape[:2] != (self.b, self.n):
             raise InputError(f"this reduction maps ({self.b}, {self.n}) tokens; it was given {tuple(x.shape[:2])}")
-        flat = x.reshape(self.b, self.n, -1)
-        if self.matrix is not None:
-            out = (self.matrix @ flat.float()).to(x.dtype)
-        elif self.selects:
-            index = self.keep.clamp(min=0)[..., None].expand(-1, -1, flat.shape[-1])
-            out = flat.gather(1, index) * self.valid[..., None].to(x.dtype)
-        else:
-            share = (self.weight * (self.assign >= 0))[..., None]
-            index = self.assign.clamp(min=0)[..., None].expand_as(flat)
-            zeros = torch.zeros(self.b, self.m, flat.shape[-1], device=x.device)
-            out = zeros.scatter_add(1, index, flat.float() * share).to(x.dtype)
-        return out.view(self.b, self.m, *x.shape[2:])
+        if self.selects and self.matrix is None:
+            return self.gather(x).masked_fill(_trailing(~self.valid, x.ndim), 0)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        if self.matrix is None:
+            return self._add(wide * _trailing(self.weight, x.ndim)).to(x.dtype)
+        out = self.matrix.to(wide.dtype) @ wide.reshape(self.b, self.n, math.prod(x.shape[2:]))
+        return out.to(x.dtype).view(self.b, self.m, *x.shape[2:])
 
     __call__ = apply
 
     def expand(self, y: Tensor) -> Tensor:
-        """Lift back (virtual unmerging): y (B, m, ...) -> (B, n, ...). Each input reads its slot; dropped ones read 0."""
+        """Lift back (virtual unmerging): y (B, m, ...) -> (B, n, ...). Each input reads its slot, dropped ones 0."""
         if y.shape[:2] != (self.b, self.m):
             raise InputError(f"this reduction lifts ({self.b}, {self.m}) slots; it was given {tuple(y.shape[:2])}")
-        flat = y.reshape(self.b, self.m, -1)
-        index = self.assign.clamp(min=0)[..., None].expand(-1, -1, flat.shape[-1])
-        out = flat.gather(1, index) * (self.assign >= 0)[..., None].to(y.dtype)
-        return out.view(self.b, self.n, *y.shape[2:])
+        spare = torch.cat([y, y.new_zeros(self.b, 1, *y.shape[2:])], 1)  # slot -1 is the last one
+        rows = torch.arange(self.b, device=y.device)[:, None]
+        return spare[rows, self.assign]
 
     def gather(self, x: Tensor, dim: int = 1) -> Tensor:
         """Pick what each slot inherits, without mixing (positions, masks, ids): x[b, ..., keep, ...] along ``dim``."""
         if dim != 1:
             return self.gather(x.movedim(dim, 1)).movedim(1, dim)
-        index = self.keep.clamp(min=0).view(self.b, self.m, *[1] * (x.ndim - 2)).expand(-1, -1, *x.shape[2:])
+        index = _trailing(self.keep.clamp(min=0), x.ndim).expand(-1, -1, *x.shape[2:])
         return x.expand(self.b, *x.shape[1:]).gather(1, index)
 
     def then(self, other: Reduction) -> Reduction:
         """``other`` after ``self``, as one map: ``a.then(b)(x) == b(a(x))``."""
         if (other.b, other.n) != (self.b, self.m):
             raise InputError(f"cannot follow a map to {self.m} tokens by one from {other.n}")
-        keep = torch.where(other.valid, self.keep.gather(1, other.keep.clamp(min=0)), -1)
+        keep = pad(self.keep, (0, 1), value=-1).gather(1, torch.where(other.valid, other.keep, self.m))
         if self.matrix is not None or other.matrix is not None:
             return Reduction.dense(other.to_dense() @ self.to_dense(), keep)
-        at = self.assign.clamp(min=0)
-        assign = torch.where(self.assign >= 0, other.assign.gather(1, at), -1)
-        return Reduction(keep, assign, self.weight * other.weight.gather(1, at), None, self.selects and other.selects)
+        at = torch.where(self.assign >= 0, self.assign, self.m)
+        assign = pad(other.assign, (0, 1), value=-1).gather(1, at)
+        weight = self.weight * pad(other.weight, (0, 1)).gather(1, at)
+        return Reduction(keep, assign, weight, None, self.selects and other.selects)
 
     def restrict(self, start: int, stop: int) -> Reduction:
         """The part of the map on inputs ``start:stop`` and the slots that inherit from there (positions recounted)."""
@@ -238,16 +261,39 @@ class Reduction:
         kept = torch.ones(self.b, n, dtype=torch.bool, device=self.keep.device)
         kept[:, where] = self.kept
         out = Reduction.from_mask(kept)
-        slot_here = out.assign[:, where].gather(1, self.keep.clamp(min=0))
+        here = pad(out.assign[:, where], (0, 1), value=-1)  # slot of each of our inputs, and -1 for none
+        here = here.gather(1, torch.where(self.valid, self.keep, self.n))  # (B, m): our slots in the longer map
         assign, weight = out.assign.clone(), out.weight.clone()
-        assign[:, where] = torch.where(self.assign >= 0, slot_here.gather(1, self.assign.clamp(min=0)), -1)
+        assign[:, where] = pad(here, (0, 1), value=-1).gather(1, torch.where(self.assign >= 0, self.assign, self.m))
         weight[:, where] = self.weight
         if self.matrix is None:
             return Reduction(out.keep, assign, weight, None, self.selects)
         matrix = out.to_dense()
         for b in range(self.b):
-            matrix[b, slot_here[b, :, None], where[None]] = self.matrix[b]
+            matrix[b, here[b, self.valid[b], None], where[None]] = self.matrix[b, self.valid[b]]
         return Reduction(out.keep, assign, weight, matrix)
+
+    def listed(self, order: Tensor) -> Reduction:
+        """The same map with its slots in another order. order (B, m) int64: the kept positions as they are to come."""
+        rank = self.assign.gather(1, order)  # (B, m): the slot that comes s-th
+        if self.matrix is not None or not torch.equal(self.keep.gather(1, rank.clamp(min=0)), order):
+            raise InputError("only the kept positions of a map without padding or mixing can be listed anew")
+        back = torch.empty_like(rank).scatter(1, rank, torch.arange(self.m, device=rank.device).expand_as(rank))
+        assign = pad(back, (0, 1), value=-1).gather(1, torch.where(self.assign >= 0, self.assign, self.m))
+        return Reduction(order, assign, self.weight, None, self.selects)
+
+    def _packed(self) -> Reduction:
+        """The same map with empty slots at the end of each row and none in the longest."""
+        if bool(self.valid.all()):
+            return self
+        m = int(self.lengths.max())
+        order = (~self.valid).to(torch.uint8).argsort(stable=True, dim=-1)  # (B, m): slots, full ones first
+        back = torch.empty_like(order).scatter(1, order, torch.arange(self.m, device=order.device).expand_as(order))
+        assign = pad(back, (0, 1), value=-1).gather(1, torch.where(self.assign >= 0, self.assign, self.m))
+        matrix = None
+        if self.matrix is not None:
+            matrix = self.matrix.gather(1, order[:, :m, None].expand(-1, -1, self.n))
+        return Reduction(self.keep.gather(1, order)[:, :m], assign, self.weight, matrix, self.selects)
 
     def row(self, b: int) -> Reduction:
         """Row b alone, without its padding."""
@@ -259,7 +305,8 @@ class Reduction:
         """The image with dropped cells darkened. grid: (rows, columns) of tokens; returns a new PIL image."""
         from .show import draw_kept
 
-        return draw_kept(image, self.kept[row].view(grid))
+        drawn: Image = draw_kept(image, self.kept[row].view(grid))
+        return drawn
 
     # --- data ---------------------------------------------------------------------------------------------------
 
@@ -292,7 +339,7 @@ class Reduction:
         data = {"keep": self.keep, "assign": self.assign, "weight": self.weight, "selects": torch.tensor(self.selects)}
         if self.matrix is not None:
             data["matrix"] = self.matrix
-        save_file({k: v.contiguous().cpu() for k, v in data.items()}, path)
+        save_file({k: v.cpu().clone(memory_format=torch.contiguous_format) for k, v in data.items()}, path)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Reduction:
@@ -301,3 +348,13 @@ class Reduction:
 
         data: dict[str, Any] = load_file(path)
         return cls(**{**data, "selects": bool(data["selects"])})
+
+
+def _trailing(x: Tensor, ndim: int) -> Tensor:
+    """x (B, n) with as many dimensions of size 1 appended as make ``ndim``."""
+    return x.reshape(*x.shape, *[1] * (ndim - 2))
+
+
+def _starts(parts: Sequence[Reduction]) -> list[int]:
+    """Where the inputs of each part begin."""
+    return [sum(p.n for p in parts[:i]) for i in range(len(parts))]

@@ -88,7 +88,7 @@ class Report:
             yield
             row.ms += (time.perf_counter() - start) * 1e3
             return
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         begin.record()
         yield
         end.record()
@@ -132,7 +132,8 @@ class Report:
             table.add_column(name, justify="left" if name in ("site", "method") else "right", no_wrap=True)
         for r in self.rows:
             site = r.stage if r.layer is None else f"{r.stage} {r.layer}"
-            table.add_row(site, r.method, *_counts(r), *_flops(r.flops, r.flops_full), *_bytes(r.kv_bytes, r.kv_bytes_full))
+            cells = (*_counts(r), *_flops(r.flops, r.flops_full), *_bytes(r.kv_bytes, r.kv_bytes_full))
+            table.add_row(site, r.method, *cells)
         total = (*_flops(self.flops, self.flops_full), *_bytes(self.kv_bytes, self.kv_bytes_full))
         table.add_row("total", "", "", "", f"{sum(r.ms for r in self.rows):.1f}", *total, style="bold")
         return table

@@ -7,13 +7,14 @@ import difflib
 import functools
 import importlib
 import pkgutil
+import warnings
 from collections.abc import Iterable, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 from .errors import OptionError, PlanError, UnknownMethodError
-from .method import STAGES, options, spec
+from .method import STAGES, changed, options, spec
 
 #: Third parties add methods with this entry-point group: ``name = "package.module:Class"``.
 GROUP = "foveate.methods"
@@ -71,8 +72,16 @@ def _third_party(name: str, entry: Any) -> type[Any]:
 
 
 def methods() -> dict[str, type[Any]]:
-    """Every method class by name, in path order."""
-    return {name: get(name) for name in names()}
+    """Every method class by name, in path order; a third party's that cannot be loaded is left out with a warning."""
+    found: dict[str, type[Any]] = {}
+    for name in names():
+        try:
+            found[name] = get(name)
+        except PlanError as error:
+            if name in _own():
+                raise
+            warnings.warn(str(error), stacklevel=2)
+    return found
 
 
 def make(name: str, given: Mapping[str, Any]) -> Any:
@@ -81,8 +90,8 @@ def make(name: str, given: Mapping[str, Any]) -> Any:
     known = options(cls)
     for key in given:
         if key not in known:
-            near = difflib.get_close_matches(key, known, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            near = difflib.get_close_matches(str(key), known, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else "."
             takes = ", ".join(f"{k}={f.default!r}" for k, f in known.items()) or "no options"
             raise OptionError(f"{name} has no option {key!r}{hint} It takes {takes}.")
     return cls(**given)
@@ -110,7 +119,7 @@ def _walk(e: ast.expr, plan: str) -> list[Any]:
     if isinstance(e, ast.Call) and isinstance(e.func, ast.Name) and not e.args:
         try:
             given = {k.arg: ast.literal_eval(k.value) for k in e.keywords if k.arg is not None}
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise PlanError(f"option values must be literals in {ast.unparse(e)!r}") from error
         if len(given) == len(e.keywords):
             return [make(e.func.id, given)]
@@ -125,6 +134,8 @@ def from_yaml(path: str | Path) -> list[Any]:
         data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise PlanError(f"no plan file at {str(path)!r}") from error
+    except OSError as error:
+        raise PlanError(f"{str(path)!r} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise PlanError(f"{str(path)!r} is not YAML: {' '.join(str(error).split())}") from error
     steps = data.get("plan") if isinstance(data, dict) else data
@@ -138,7 +149,7 @@ def from_yaml(path: str | Path) -> list[Any]:
     for step in steps:
         if isinstance(step, str):
             out += parse(step)
-        elif isinstance(step, dict) and len(step) == 1:
+        elif isinstance(step, dict) and len(step) == 1 and isinstance(next(iter(step.values())), dict | None):
             ((name, given),) = step.items()
             out.append(make(str(name), given or {}))
         else:
@@ -150,14 +161,11 @@ def from_yaml(path: str | Path) -> list[Any]:
 
 def to_yaml(plan: Iterable[Any]) -> str:
     """The plan as YAML text that :func:`from_yaml` reads back."""
-    import dataclasses
-
     import yaml
 
     steps: list[Any] = []
     for m in plan:
-        given = {f.name: getattr(m, f.name) for f in dataclasses.fields(m) if getattr(m, f.name) != f.default}
-        given = {k: list(v) if isinstance(v, tuple) else v for k, v in given.items()}
+        given = {k: list(v) if isinstance(v, tuple) else v for k, v in changed(m).items()}
         steps.append({m.name: given} if given else m.name)
     return yaml.safe_dump({"plan": steps}, sort_keys=False)
 
@@ -182,8 +190,10 @@ class Plan(tuple[Any, ...]):
             steps = parse(plan)
         elif hasattr(plan, "card"):
             steps = [plan]
-        else:
+        elif isinstance(plan, Iterable):
             steps = [s for p in plan for s in (parse(p) if isinstance(p, str) else [p])]
+        else:
+            raise PlanError(f"a plan is text, a .yaml file, a method or a list of methods. Got {plan!r}.")
         for s in steps:
             if not hasattr(s, "card") or isinstance(s, type):
                 raise PlanError(f"{s!r} is not a method; give an instance such as DivPrune(keep=0.1), or text")

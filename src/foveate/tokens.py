@@ -1,4 +1,4 @@
-"""What a method may look at. A site fills exactly the fields that the method's ``needs`` name, and computes nothing else."""
+"""What a method may look at. A site fills the fields that the method's ``needs`` name and computes no others."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Tokens:
     Attributes:
         x: (B, n, D) features, any float dtype.
         prefix: how many leading tokens must survive (class, register or distillation tokens).
-        full: how many tokens these rows held before any reduction of the same stage (budgets of later stages refer to it).
+        full: how many tokens these rows held before any reduction of the same stage (later budgets refer to it).
         layer: 0-based index of the layer or block about to be shortened, and ``layers`` how many there are.
         The rest: see :data:`SIGNALS`; None unless the method asked for it.
     """

@@ -35,10 +35,9 @@ class StreamingLLM:
         """(B, g, n), higher is kept: sinks first, then the latest."""
         b, g, n = entries.keys.shape[:3]
         order = torch.arange(n, device=entries.keys.device)
-        if entries.valid is None:
-            place = order.expand(b, n)
-        else:
-            place = entries.valid.cumsum(-1) - 1  # counted from the first real token of each row
+        place = (
+            order.expand(b, n) if entries.valid is None else entries.valid.cumsum(-1) - 1
+        )  # from the first real token
         return torch.where(place < self.sinks, n - place / n, place)[:, None].expand(b, g, n).float()
 
     def reduce(self, entries: Entries) -> Reduction:

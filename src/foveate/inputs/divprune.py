@@ -12,6 +12,8 @@ Departure from the authors' code: a token is never picked twice (with identical 
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from ..method import Keep, method, option
 from ..parts.budget import budget
 from ..parts.select import max_min
@@ -31,6 +33,10 @@ class DivPrune:
 
     keep: float | int = option(0.1, Keep(), "share (float) or number (int) of visual tokens to keep")
 
+    def pick(self, tokens: Tokens) -> Tensor:
+        """tokens.x (B, n, D) -> (B, m), in the order picked."""
+        return max_min(tokens.x, budget(self.keep, tokens.n))
+
     def reduce(self, tokens: Tokens) -> Reduction:
         """tokens.x (B, n, D) -> selection of m."""
-        return Reduction.take(max_min(tokens.x, budget(self.keep, tokens.n)), tokens.n)
+        return Reduction.take(self.pick(tokens), tokens.n)

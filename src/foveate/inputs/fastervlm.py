@@ -11,6 +11,8 @@ Departure from the paper: an encoder without a class token gives the attention e
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from ..errors import SignalError
 from ..method import Keep, method, option
 from ..parts.budget import budget
@@ -32,12 +34,14 @@ class FasterVLM:
 
     keep: float | int = option(0.25, Keep(), "share (float) or number (int) of visual tokens to keep")
 
-    def reduce(self, tokens: Tokens) -> Reduction:
-        """tokens.cls_attention (B, H, n), or else tokens.received_attention (B, n) -> selection of m."""
+    def score(self, tokens: Tokens) -> Tensor:
+        """tokens.cls_attention (B, H, n), or else tokens.received_attention (B, n) -> (B, n), higher is kept."""
         if tokens.cls_attention is not None:
-            score = tokens.cls_attention.float().mean(1)
-        elif tokens.received_attention is not None:
-            score = tokens.received_attention
-        else:
-            raise SignalError("fastervlm needs cls_attention (B, H, n) or received_attention (B, n); both are None")
-        return Reduction.take(top(score, budget(self.keep, tokens.n)), tokens.n)
+            return tokens.cls_attention.float().mean(1)
+        if tokens.received_attention is not None:
+            return tokens.received_attention
+        raise SignalError("fastervlm needs cls_attention (B, H, n) or received_attention (B, n); both are None")
+
+    def reduce(self, tokens: Tokens) -> Reduction:
+        """As :meth:`score` -> selection of m."""
+        return Reduction.take(top(self.score(tokens), budget(self.keep, tokens.n)), tokens.n)

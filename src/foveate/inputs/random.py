@@ -1,6 +1,6 @@
 """Random: keep a random subset of the visual tokens, the baseline every method has to beat.
 
-Used as a baseline throughout the field, for instance in Chen et al., "An Image is Worth 1/2 Tokens After Layer 2", 2024.
+A baseline throughout the field, for instance in Chen et al., "An Image is Worth 1/2 Tokens After Layer 2", 2024.
 https://arxiv.org/abs/2403.06764
 
 The draw depends on ``seed`` and the number of tokens only: the same on every run, row and device, and it leaves the

@@ -35,26 +35,28 @@ class PyramidDrop:
         None, Many(Range(0, kind=int)), "drop before these layers (0-based); default: at 1/4, 1/2 and 3/4 of the depth"
     )
     keeps: tuple[float, ...] = option(
-        (0.5, 0.25, 0.125), Many(Range(0, 1, open_low=True)), "share of the original visual tokens left after each drop"
+        (0.5, 0.25, 0.125), Many(Range(0, 1, open_low=True)), "shares of the original visual tokens left by the drops"
     )
 
     def __post_init__(self) -> None:
         if self.layers is not None and len(self.layers) != len(self.keeps):
             raise OptionError(
-                f"'layers' and 'keeps' of pyramiddrop must have the same length. Got {self.layers!r} and {self.keeps!r}."
+                f"'layers' and 'keeps' of pyramiddrop must be equally long. Got {self.layers!r} and {self.keeps!r}."
             )
 
     def at(self, layers: int) -> tuple[int, ...]:
         """Before the first layer of every stage but the first."""
-        if self.layers is not None:
-            return self.layers
+        return tuple(dict.fromkeys(self._starts(layers)))
+
+    def _starts(self, layers: int) -> tuple[int, ...]:
         stages = len(self.keeps) + 1
-        return tuple(layers * s // stages for s in range(1, stages))
+        return self.layers or tuple(layers * s // stages for s in range(1, stages))
 
     def reduce(self, tokens: Tokens) -> Reduction:
         """tokens.next_attention (B, H, n) at tokens.layer -> selection of a share of tokens.full."""
         if tokens.next_attention is None:
             raise SignalError("pyramiddrop needs next_attention (B, H, n); it is None")
-        keep = self.keeps[self.at(tokens.layers).index(tokens.layer)]
+        starts = self._starts(tokens.layers)  # in a shallow model stages may share a layer: the last counts
+        keep = [k for start, k in zip(starts, self.keeps) if start == tokens.layer][-1]
         m = floor_budget(keep, tokens.n, tokens.full)
         return Reduction.take(top(tokens.next_attention.float().mean(1), m), tokens.n)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def budget(keep: float | int, n: int, full: int | None = None) -> int:
-    """How many of ``n`` tokens to keep: a float is a share of ``full`` (default n), rounded half to even; an int a count.
+    """How many of ``n`` tokens to keep. A float is a share of ``full`` (default n), half to even; an int a count.
 
     The answer is never below 1 (when there is a token at all) nor above n.
     """

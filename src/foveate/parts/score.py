@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool1d, pad
+from torch.nn.functional import avg_pool1d
 
 
 def attention_rows(q: Tensor, k: Tensor, scaling: float, mask: Tensor | None = None) -> Tensor:
@@ -40,7 +40,7 @@ def window_votes(q: Tensor, k: Tensor, scaling: float, pool: int, valid: Tensor 
     if valid is not None:
         votes = votes.nan_to_num(0.0)  # a query that is itself padding sees nothing
     votes = avg_pool1d(votes.mean(-2), pool, stride=1, padding=pool // 2)[..., : n - w]
-    return votes.unflatten(1, (k.shape[1], -1)).mean(2)
+    return votes.view(votes.shape[0], k.shape[1], -1, votes.shape[-1]).mean(2)
 
 
 def received(q: Tensor, k: Tensor, scaling: float, chunk: int = 256) -> Tensor:
@@ -49,11 +49,12 @@ def received(q: Tensor, k: Tensor, scaling: float, chunk: int = 256) -> Tensor:
     q, k (B, H, n, d) -> (B, n) float32.
     """
     total = torch.zeros(k.shape[0], k.shape[2], device=k.device)
-    for part in q.split(chunk, dim=2):
+    for part in torch.split(q, chunk, dim=2):
         total += attention_rows(part, k, scaling).sum((1, 2))
     return total / (q.shape[1] * q.shape[2])
 
 
 def pin(score: Tensor, tail: int) -> Tensor:
-    """score (B, g, n - tail) -> (B, g, n), with the last ``tail`` entries above everything else."""
-    return pad(score, (0, tail), value=torch.inf)
+    """score (B, g, n - tail) -> (B, g, n), with the last ``tail`` entries above everything else, the latest on top."""
+    above = torch.arange(1, tail + 1, device=score.device) * 1e30  # finite: a budget below the tail keeps its end
+    return torch.cat([score.float(), above.float().expand(*score.shape[:-1], -1)], -1)

@@ -15,7 +15,8 @@ def top(score: Tensor, m: int, prefix: int = 0) -> Tensor:
     score = score.float()
     if prefix:
         score = score.index_fill(-1, torch.arange(prefix, device=score.device), torch.inf)
-    return score.argsort(-1, descending=True, stable=True)[..., :m].sort(-1).values
+    order: Tensor = score.argsort(stable=True, dim=-1, descending=True)
+    return order[..., :m].sort(-1).values
 
 
 def max_min(x: Tensor, m: int) -> Tensor:
@@ -24,7 +25,7 @@ def max_min(x: Tensor, m: int) -> Tensor:
     Start from the token whose nearest neighbour is farthest, then always add the token farthest from all picked ones.
     """
     unit = normalize(x.float(), dim=-1)
-    b, n = x.shape[:2]
+    b = x.shape[0]
     near = unit @ unit.mT  # (B, n, n) cosine similarity
     near.diagonal(dim1=1, dim2=2).fill_(-torch.inf)
     closest = near.amax(-1)  # similarity to the nearest other token; the pick is where it is smallest
@@ -34,6 +35,6 @@ def max_min(x: Tensor, m: int) -> Tensor:
         best = closest.argmin(-1)
         picked[:, step] = best
         row = near[rows, best]
-        closest = row.masked_fill(closest == torch.inf, torch.inf) if step == 0 else torch.maximum(closest, row)
+        closest = row.clone() if step == 0 else torch.maximum(closest, row)
         closest[rows, best] = torch.inf  # identical tokens: never pick one twice
     return picked
