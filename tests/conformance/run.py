@@ -1,9 +1,9 @@
 """Check foveate against a folder of vectors: ``python tests/conformance/run.py CASES_DIR``.
 
 CASES_DIR holds ``<method>/<case>.npz`` (arrays ``in.*`` and ``out.*``) beside ``<method>/<case>.json`` (``params``,
-``rtol``, ``atol``). One line ``PASS|FAIL|SKIP method/case reason`` for each case, ``N passed, N failed, N skipped`` at the
-end; exit status 1 when a case failed, 2 when there is no such folder. A case is skipped only where no registered method
-answers to the folder's name.
+``rtol``, ``atol``). One line ``PASS|FAIL|SKIP method/case reason`` for each case, ``N passed, N failed, N skipped`` at
+the end; exit status 1 when a case failed, 2 when there is no such folder. A case is skipped only where no registered
+method answers to the folder's name.
 """
 
 from __future__ import annotations

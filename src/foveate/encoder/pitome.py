@@ -7,16 +7,19 @@ A token's energy is its mean similarity to all others above a margin; high energ
 2 r tokens of highest energy are paired off and merged, the rest is protected, which preserves the graph's spectrum.
 
 The code's energy is ELU(cosine - margin), the paper's keeps the cosine itself above the margin; this follows the code.
-The code's ``use_bsm_pitome`` is ``protect=False``.
+Its form for text encoders (``variant="text"``) has a Gaussian kernel and lets the upper half of the 2 r tokens join the
+lower half; its ``use_bsm_pitome`` (``variant="bsm"``) pairs all tokens and merges the r most similar pairs.
 """
 
 from __future__ import annotations
 
 import math
 
+from torch import Tensor
+
 from ..errors import SignalError
 from ..method import OneOf, Range, method, option
-from ..parts.merge import Match, energy, energy_match, shift
+from ..parts.merge import Match, Pair, elu_energy, energy_match, gaussian_energy, shift, untouched
 from ..reduction import Reduction
 from ..tokens import Tokens
 
@@ -36,11 +39,19 @@ class PiToMe:
     margin: float = option(0.9, Range(-1, 1), "cosine below which tokens do not count as similar (first block)")
     slope: float = option(0.0, Range(-1, 1), "how much the margin falls from the first block to the last")
     alpha: float = option(1.0, Range(0), "scale of the negative part of the energy")
-    protect: bool = option(True, OneOf((True, False)), "leave low-energy tokens alone")
+    variant: str = option("vision", OneOf(("vision", "text", "bsm")), "which form of the published code; see above")
 
     def at(self, layers: int) -> tuple[int, ...]:
         """Every block."""
         return tuple(range(layers))
+
+    def energy(self, tokens: Tokens) -> Tensor:
+        """tokens.metric (B, n, d) -> (B, n - prefix), higher is more redundant."""
+        if tokens.metric is None:
+            raise SignalError("pitome needs metric, the block's keys averaged over heads (B, n, d); it is None")
+        margin = self.margin - self.slope * tokens.layer / max(1, tokens.layers - 1)
+        metric = tokens.metric[:, tokens.prefix :]
+        return gaussian_energy(metric, margin) if self.variant == "text" else elu_energy(metric, margin, self.alpha)
 
     def match(self, tokens: Tokens) -> Match:
         """Who merges into whom: tokens.metric (B, n, d)."""
@@ -49,8 +60,10 @@ class PiToMe:
         metric = tokens.metric[:, tokens.prefix :]
         n = metric.shape[1]
         r = min(math.floor(n - n * self.ratio), n // 2)
-        margin = self.margin - self.slope * tokens.layer / max(1, tokens.layers - 1)
-        return shift(energy_match(metric, r, energy(metric, margin, self.alpha), self.protect), tokens.prefix)
+        if self.ratio == 1:
+            return untouched(tokens.metric)
+        pair: Pair = "halves" if self.variant == "text" else "all" if self.variant == "bsm" else "alternate"
+        return shift(energy_match(metric, r, self.energy(tokens), pair), tokens.prefix)
 
     def reduce(self, tokens: Tokens) -> Reduction:
         """tokens.metric (B, n, d), tokens.size (B, n) -> merge to n - r."""

@@ -7,14 +7,18 @@ Between attention and MLP, even tokens are matched to their most similar odd tok
 best pairs are averaged, weighted by how many patches each already stands for. Later attention adds the logarithm of
 that number to its logits ("proportional attention").
 
-Departure from the authors' code: surviving tokens stay in spatial order (attention does not see the difference).
+Departure from the authors' code: surviving tokens stay in spatial order. Attention does not see the difference, but the
+next block counts even and odd along that order; ``variant="code"`` lists them as the code does, sources before
+destinations.
 """
 
 from __future__ import annotations
 
+import torch
+
 from ..errors import SignalError
 from ..method import OneOf, Range, method, option
-from ..parts.merge import Match, bipartite, shift, strided
+from ..parts.merge import Match, bipartite, shift, split, strided
 from ..reduction import Reduction
 from ..tokens import Tokens
 
@@ -34,6 +38,9 @@ class ToMe:
     proportional: bool = option(True, OneOf((True, False)), "add log(size) to later attention logits")
     stride: int | None = option(None, Range(2, kind=int), "instead merge everything into each stride-th token, once")
 
+    seed: int | None = option(None, Range(0, 2**31, int), "instead draw the r tokens that are merged away at random")
+    variant: str = option("spatial", OneOf(("spatial", "code")), "how survivors are listed; see above")
+
     def at(self, layers: int) -> tuple[int, ...]:
         """Every block, or the first one alone with ``stride``."""
         return tuple(range(layers)) if self.stride is None else (0,)
@@ -51,8 +58,14 @@ class ToMe:
         if self.stride is not None:
             return shift(strided(tokens.metric[:, tokens.prefix :], self.stride), tokens.prefix)
         r = min(self.rate(tokens.layer, tokens.layers), (tokens.n - tokens.prefix) // 2)
-        return bipartite(tokens.metric, max(0, r), tokens.prefix)
+        if self.seed is None:
+            return bipartite(tokens.metric, r, tokens.prefix)
+        draw = torch.randperm(tokens.n - tokens.prefix, generator=torch.Generator().manual_seed(self.seed))
+        order = draw.to(tokens.x.device).expand(tokens.x.shape[0], -1)
+        return shift(split(tokens.metric[:, tokens.prefix :], order[:, :r], order[:, r:]), tokens.prefix)
 
     def reduce(self, tokens: Tokens) -> Reduction:
         """tokens.metric (B, n, d), tokens.size (B, n) -> merge to n - r."""
-        return Reduction.merge(self.match(tokens).into, tokens.size)
+        match = self.match(tokens)
+        reduction = Reduction.merge(match.into, tokens.size)
+        return reduction.listed(match.order) if self.variant == "code" else reduction

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import elu, normalize
+
+#: How ranked tokens become sources and destinations; see :func:`energy_match`.
+Pair = Literal["alternate", "halves", "all"]
 
 
 class Match(NamedTuple):
@@ -16,12 +20,20 @@ class Match(NamedTuple):
     order: Tensor
 
 
+def untouched(x: Tensor) -> Match:
+    """Nothing is merged. x (B, n, ...)."""
+    at = torch.arange(x.shape[1], device=x.device).repeat(x.shape[0], 1)
+    return Match(at, at)
+
+
 def bipartite(metric: Tensor, r: int, prefix: int = 0) -> Match:
     """Merge the r most similar of the even tokens into odd ones. metric (B, n, d), n - prefix >= 2 r.
 
     Even positions are sources, odd ones destinations; each source picks its most similar destination. With a prefix its
     tokens are never sources (even) nor destinations (odd), and the surviving sources are listed in token order.
     """
+    if r <= 0:
+        return untouched(metric)
     n = metric.shape[1]
     unit = normalize(metric.float(), dim=-1)
     a, b = unit[:, ::2], unit[:, 1::2]
@@ -30,12 +42,11 @@ def bipartite(metric: Tensor, r: int, prefix: int = 0) -> Match:
         sim[:, : (prefix + 1) // 2] = -torch.inf
         sim[:, :, : prefix // 2] = -torch.inf
     best, choice = sim.max(-1)  # (B, na)
-    rank = best.argsort(-1, descending=True, stable=True)
+    rank = best.argsort(stable=True, dim=-1, descending=True)
     gone, stay = rank[:, :r], rank[:, r:]
     if prefix:
         stay = stay.sort(-1).values
-    into = torch.arange(n, device=metric.device).repeat(metric.shape[0], 1)
-    into = into.scatter(1, 2 * gone, 2 * choice.gather(1, gone) + 1)
+    into = untouched(metric).into.scatter(1, 2 * gone, 2 * choice.gather(1, gone) + 1)
     odd = torch.arange(1, n, 2, device=metric.device).expand(metric.shape[0], -1)
     return Match(into, torch.cat([2 * stay, odd], 1))
 
@@ -44,6 +55,8 @@ def strided(metric: Tensor, k: int) -> Match:
     """Every k-th token is a destination, all others join the most similar one; a remainder of n mod k is dropped."""
     b, n = metric.shape[:2]
     whole = n // k * k
+    if not whole or k < 2:
+        return untouched(metric)
     unit = normalize(metric[:, :whole].float(), dim=-1)
     to = torch.arange(k - 1, whole, k, device=metric.device)
     choice = (unit @ unit[:, to].mT).argmax(-1)  # (B, whole)
@@ -53,35 +66,56 @@ def strided(metric: Tensor, k: int) -> Match:
     return Match(into, to.expand(b, -1))
 
 
-def energy(metric: Tensor, margin: float, alpha: float = 1.0) -> Tensor:
+def split(metric: Tensor, sources: Tensor, others: Tensor) -> Match:
+    """Given sources (B, r) each join the most similar of the others (B, n - r). metric (B, n, d)."""
+    unit = normalize(metric.float(), dim=-1)
+    if not sources.shape[1] or not others.shape[1]:
+        return Match(untouched(metric).into, torch.cat([sources, others], 1))
+    rows = torch.arange(metric.shape[0], device=metric.device)[:, None]
+    choice = (unit[rows, sources] @ unit[rows, others].mT).argmax(-1)
+    return Match(untouched(metric).into.scatter(1, sources, others.gather(1, choice)), others)
+
+
+def elu_energy(metric: Tensor, margin: float, alpha: float = 1.0) -> Tensor:
     """How redundant each token is: mean over all tokens of ELU(cosine - margin). metric (B, n, d) -> (B, n)."""
     unit = normalize(metric.float(), dim=-1)
     return elu(unit @ unit.mT - margin, alpha=alpha).mean(-1)
 
 
-def energy_match(metric: Tensor, r: int, redundancy: Tensor, protect: bool = True) -> Match:
+def gaussian_energy(metric: Tensor, margin: float) -> Tensor:
+    """As :func:`elu_energy`, but the mean density of 1 - cosine under a normal distribution of width 1 - margin."""
+    unit = normalize(metric.float(), dim=-1)
+    width = max(1 - margin, 1e-6)
+    return torch.exp(-0.5 * ((1 - unit @ unit.mT) / width) ** 2).mean(-1) / (width * math.sqrt(2 * math.pi))
+
+
+def energy_match(metric: Tensor, r: int, redundancy: Tensor, pair: Pair = "alternate") -> Match:
     """Merge r tokens among the most redundant ones. metric (B, n, d), redundancy (B, n).
 
-    Tokens are ranked by redundancy, highest first. ``protect``: the first 2 r ranks alternate source and destination and
-    the rest is untouched; otherwise all ranks alternate and the r most similar sources merge.
+    Tokens are ranked by redundancy, highest first. The first 2 r ranks are sources and destinations and the rest is
+    untouched: "alternate" takes turns, "halves" has sources first. "all": all ranks take turns, and the r sources most
+    similar to a destination merge.
     """
-    b, n = metric.shape[:2]
+    b = metric.shape[0]
     unit = normalize(metric.float(), dim=-1)
-    rank = redundancy.argsort(-1, descending=True, stable=True)
-    pool = rank[:, : 2 * r] if protect else rank
-    a, dst = pool[:, ::2], pool[:, 1::2]
+    rank = redundancy.argsort(stable=True, dim=-1, descending=True)
+    into = untouched(metric).into
+    if pair == "all":
+        a, dst = rank[:, ::2], rank[:, 1::2]
+    elif pair == "halves":
+        a, dst = rank[:, :r], rank[:, r : 2 * r]
+    else:
+        a, dst = rank[:, : 2 * r : 2], rank[:, 1 : 2 * r : 2]
+    if not dst.shape[1]:
+        return Match(into, rank)
     rows = torch.arange(b, device=metric.device)[:, None]
     best, choice = (unit[rows, a] @ unit[rows, dst].mT).max(-1)
-    into = torch.arange(n, device=metric.device).repeat(b, 1)
-    if protect:
-        kept = rank[:, 2 * r :]
-        into = into.scatter(1, a, dst.gather(1, choice))
-    else:
-        by = best.argsort(-1, descending=True, stable=True)
-        gone = by[:, :r]
-        kept = a.gather(1, by[:, r:])
-        into = into.scatter(1, a.gather(1, gone), dst.gather(1, choice.gather(1, gone)))
-    return Match(into, torch.cat([kept, dst], 1))
+    if pair != "all":
+        return Match(into.scatter(1, a, dst.gather(1, choice)), torch.cat([rank[:, 2 * r :], dst], 1))
+    by = best.argsort(stable=True, dim=-1, descending=True)
+    gone, stay = by[:, :r], by[:, r:]
+    into = into.scatter(1, a.gather(1, gone), dst.gather(1, choice.gather(1, gone)))
+    return Match(into, torch.cat([a.gather(1, stay), dst], 1))
 
 
 def shift(match: Match, prefix: int) -> Match:
