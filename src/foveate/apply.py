@@ -1,0 +1,143 @@
+"""``foveate.apply``: put a plan on a Hugging Face model, and take it away again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from .errors import PlanError, SignalError, UnsupportedModelError
+from .report import Report
+from .sites import vision
+from .sites.cache import CacheSite
+from .sites.encoder import EncoderSite
+from .sites.funnel import Funnel
+from .sites.layers import LayerSite
+from .sites.model import Anatomy, anatomy
+from .sites.tap import Watch, install, undo_capture
+from .spec import Plan, methods
+from .tokens import SIGNALS
+
+
+@contextmanager
+def apply(model: Any, plan: str | Path | Any | Iterable[Any], *, guard: bool = False) -> Iterator[Report]:
+    """Inside the block ``model`` runs with ``plan``; outside it is exactly what it was.
+
+    Args:
+        model: a transformers model, as loaded.
+        plan: text such as ``"divprune(keep=0.1) + snapkv(keep=0.3)"``, a path to a YAML file, or method objects.
+        guard: decline, with a note in the report, a reduction that would cost more time than it saves. Off by default, so
+            that a plan does what it says.
+
+    Yields:
+        The live :class:`foveate.report.Report`.
+
+    Raises:
+        PlanError: before anything runs, when the plan cannot work on this model.
+        UnsupportedModelError: when the model's family is not supported.
+    """
+    steps = Plan.of(plan)
+    parts = anatomy(model)
+    want = check(parts, steps)
+    if _busy(parts):
+        raise PlanError(f"this {parts.name} already runs inside foveate.apply; put both plans into one")
+    report = Report(plan=str(steps))
+    with ExitStack() as stack:
+        _place(parts, steps, want, report, guard, stack)
+        yield report
+
+
+def _place(parts: Anatomy, steps: Plan, want: frozenset[str], report: Report, guard: bool, stack: ExitStack) -> None:
+    undo_capture(parts.model, stack)
+    tower: EncoderSite | None = None
+    if parts.encoder is not None and (want or steps.at("encoder")):
+        tower = EncoderSite(parts, steps.at("encoder"), want, report)
+        if watchers := tower.place(stack):
+            install(parts.encoder, watchers, stack)
+        if want and parts.family.pool == "pack":
+            vision.follow_packing(parts, lambda: tower.tower.note if tower is not None else None, stack)
+    if parts.decoder is not None and any(steps.at(s) for s in ("encoder", "inputs", "layers", "cache")):
+        funnel = Funnel(parts, steps.at("inputs"), report, tower.tower if tower is not None else None, guard)
+        layers = LayerSite(parts, steps.at("layers"), report, funnel)
+        funnel.place(stack)
+        watching: dict[nn.Module, list[Watch]] = layers.place(stack)
+        if steps.at("cache"):
+            for module, more in CacheSite(parts, steps.at("cache"), report, funnel).watchers().items():
+                watching.setdefault(module, []).extend(more)
+        if watching or layers.taps:
+            install(parts.decoder, watching, stack)
+    for m in steps.at("decode"):
+        from .sites import decode
+
+        decode.place(parts.model, m, stack, report)
+
+
+def _busy(parts: Anatomy) -> bool:
+    ours = (Funnel, EncoderSite)
+    modules = [m for m in (parts.decoder, parts.encoder) if m is not None]
+    return any(isinstance(getattr(h, "__self__", None), ours) for m in modules for h in m._forward_pre_hooks.values())
+
+
+def check(parts: Anatomy, steps: Plan) -> frozenset[str]:
+    """Refuse what cannot work; returns the encoder signals that the plan needs.
+
+    Raises:
+        PlanError, SignalError, UnsupportedModelError: saying why, and what would work.
+    """
+    want: set[str] = set()
+    for m in steps:
+        _check_stage(parts, m)
+        for need in m.card.needs:
+            found = [n for n in need.split("|") if n in _given(parts, m.stage)]
+            if not found:
+                raise SignalError(_no_signal(parts, m, need))
+            want |= {found[0]} & {"cls_attention", "received_attention"}
+    return frozenset(want)
+
+
+def _check_stage(parts: Anatomy, m: Any) -> None:
+    if m.stage == "encoder" and parts.encoder is None:
+        raise PlanError(f"{m.name} acts in the vision encoder, and {parts.name} has none")
+    if m.stage in ("inputs", "layers") and not parts.visual_ids:
+        raise PlanError(f"{m.name} drops visual tokens, and {parts.name} takes none; {_instead(parts)}")
+    if m.stage in ("cache", "decode") and parts.decoder is None:
+        raise PlanError(f"{m.name} needs a language model, and {parts.name} is a vision encoder; {_instead(parts)}")
+    if m.stage in ("media", "text"):
+        raise PlanError(
+            f"{m.name} acts before the model runs (stage {m.stage}); foveate.ask applies it, not foveate.apply"
+        )
+
+
+def _instead(parts: Anatomy) -> str:
+    stages = {"vlm": "all stages", "vit": "methods of stage encoder", "lm": "methods of stages cache and decode"}
+    return f"{stages[parts.family.kind]} would work"
+
+
+def _given(parts: Anatomy, stage: str) -> set[str]:
+    """Signals that a stage of this model can give."""
+    if stage == "encoder":
+        return {"features", "metric", "size"}
+    if stage == "inputs":
+        encoder = {"received_attention"} | ({"cls_attention"} if parts.prefix else set())
+        return {"features", "text", "size"} | (encoder if parts.family.pool else set())
+    if stage == "layers":
+        return {"features", "last_attention", "next_attention", "size"}
+    return {"queries"}
+
+
+def _no_signal(parts: Anatomy, m: Any, need: str) -> str:
+    missing = need.replace("|", " or ")
+    about = SIGNALS[need.split("|")[0]].split(",")[0]
+    given = _given(parts, m.stage)
+    works = [
+        n for n, c in methods().items() if c.stage == m.stage and all(set(x.split("|")) & given for x in c.card.needs)
+    ]
+    return (
+        f"{m.name} needs {missing} ({about}), which {parts.name} cannot give at stage {m.stage}; try {', '.join(works)}"
+    )
+
+
+__all__ = ["UnsupportedModelError", "apply", "check"]

@@ -1,0 +1,83 @@
+"""What is known about one run of the decoder while its layers run: which tokens are left, and where they stand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..stores.held import HeldLayer
+
+
+@dataclass
+class Call:
+    """One forward of the decoder.
+
+    Attributes:
+        b, n: rows, and tokens given to the decoder.
+        cache: the cache it fills, or None.
+        first: True when the cache held nothing before.
+        index: (B, m) positions, among the n, of the tokens left (padding where ``kept`` is False).
+        kept: (B, m) bool; False at padding.
+        visual: (B, m) bool; True at visual tokens.
+        where: (B, m) positions of the tokens left in the whole sequence seen so far; -1 at padding.
+        lengths: tokens that entered each layer, filled as they run.
+        whole: True while nothing was shortened and the masks handed over still fit.
+        padded: whether any row has padding (known on the host, so nothing waits for the device).
+        attention: last-token attention rows by layer, (B, H, m), left by the taps.
+        deepstack: features still to be added after each of the first layers, (B, m, D) each.
+        since: (B, m) where each token left stood when the layers began, or None while no layer shortened anything.
+        entered: tokens in each row when the layers began, once ``since`` is set.
+    """
+
+    b: int
+    n: int
+    cache: Any
+    first: bool
+    index: Tensor
+    kept: Tensor
+    visual: Tensor
+    where: Tensor
+    padded: bool
+    visual_full: int = 0
+    whole: bool = True
+    lengths: list[int] = field(default_factory=list)
+    attention: dict[int, Tensor] = field(default_factory=dict)
+    deepstack: list[Tensor] = field(default_factory=list)
+    since: Tensor | None = None
+    entered: int = 0
+
+    @property
+    def m(self) -> int:
+        """Tokens left in each row, padding included."""
+        return self.index.shape[1]
+
+    def held(self, layer: int) -> HeldLayer | None:
+        """Our cache layer of that index, if the call fills one."""
+        if self.cache is None or layer >= len(self.cache.layers):
+            return None
+        found = self.cache.layers[layer]
+        return found if isinstance(found, HeldLayer) else None
+
+    def keep_only(self, keep: Tensor) -> Tensor:
+        """Shorten to the tokens where keep (B, m) is True; returns (B, m') what to gather, short rows padded left."""
+        counts = keep.sum(1)
+        m = int(counts.max())
+        order = torch.argsort(keep.to(torch.uint8), dim=1, stable=True)[:, keep.shape[1] - m :]
+        self.padded = self.padded or bool((counts != m).any())
+        self.whole = False
+        self.kept = keep.gather(1, order)
+        self.index, self.visual = self.index.gather(1, order), self.visual.gather(1, order) & self.kept
+        self.where = self.where.gather(1, order).masked_fill(~self.kept, -1)
+        self.deepstack = [pick(d, order) for d in self.deepstack]
+        return order
+
+
+def pick(t: Tensor, order: Tensor, dim: int = 1) -> Tensor:
+    """t[b, ..., order[b], ...] along ``dim``; a leading size of 1 is broadcast to the rows of order (B, m)."""
+    t = t.movedim(dim, 1)
+    t = t.expand(order.shape[0], *t.shape[1:])
+    index = order.view(*order.shape, *[1] * (t.ndim - 2)).expand(*order.shape, *t.shape[2:])
+    return t.gather(1, index).movedim(1, dim)

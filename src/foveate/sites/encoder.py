@@ -1,0 +1,260 @@
+"""Stage encoder: shorten the sequence inside the blocks of a vision tower.
+
+A method decides between attention and MLP, as the papers do, without touching the block's code: the hook before the
+second norm hands the MLP m tokens, the hook after the MLP lifts its output back to n so that the residual sum fits, and
+the hook after the block applies the same map again. Since a map is linear and averages, map(x + lift(y)) = map(x) + y,
+which is what the papers' rewritten blocks compute.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import PlanError
+from ..reduction import Reduction
+from ..report import Report
+from ..tokens import Tokens
+from .cost import block_flops
+from .model import Anatomy, attention_of, mlp_of, norms_of
+from .packed import Segments
+from .tap import Seen, Watch
+from .vision import NOTE, Note, Tower
+
+
+class _Keys(Watch):
+    """Keeps the block's keys averaged over heads, and adds log(size) to its attention logits."""
+
+    def __init__(self, site: EncoderSite, proportional: bool) -> None:
+        self.site, self.proportional = site, proportional
+        self.parts: list[Tensor] = []
+
+    def before(self, seen: Seen) -> Tensor | None:
+        size = self.site.patch_size(seen.k.shape[-2])
+        if not self.proportional or size is None:
+            return seen.mask
+        bias = size.log()[:, None, None].to(seen.q.dtype)
+        if seen.mask is None:
+            return bias.expand(-1, 1, seen.q.shape[2], -1)
+        if seen.mask.dtype == torch.bool:
+            return torch.where(seen.mask, bias, torch.finfo(bias.dtype).min)
+        return seen.mask + bias
+
+    def after(self, seen: Seen) -> None:
+        self.parts.append(seen.k.mean(1))
+
+    def take(self, packed: bool) -> Tensor:
+        """(B, n, d), or (1, patches, d) of a packed tower."""
+        out = torch.cat(self.parts, dim=1 if packed else 0)
+        self.parts = []
+        return out
+
+
+class EncoderSite:
+    """The hooks of all encoder methods of a plan on one tower; also collects encoder signals for later stages."""
+
+    def __init__(self, anatomy: Anatomy, methods: list[Any], want: frozenset[str], report: Report) -> None:
+        self.anatomy, self.methods, self.report = anatomy, methods, report
+        self.tower = Tower(anatomy, want)
+        self.at = {m: frozenset(m.at(len(anatomy.blocks))) for m in methods}
+        self.keys: dict[int, _Keys] = {}
+        self._fresh()
+        for m in methods:
+            bad = [i for i in self.at[m] if not 0 <= i < len(anatomy.blocks)]
+            if bad:
+                raise PlanError(f"{m.name} acts at block {bad[0]}, but {anatomy.name} has {len(anatomy.blocks)} blocks")
+            if not m.card.average:
+                raise PlanError(f"{m.name} does not average, so it cannot act inside a block: {m.card.why}")
+
+    def _fresh(self) -> None:
+        self.total: Reduction | None = None  # every map so far, composed
+        self.at_features: Reduction | None = None
+        self.now: Reduction | None = None  # the map of the block that is running
+        self.size: Tensor | None = None
+        self.segments: Segments | None = None
+        self.frames = 1  # attention spans: one, or the frames of a packed sequence
+        self.n = 0
+        self.offset = 0
+        self.lengths: list[int] = []
+        self.skip = False
+
+    @property
+    def packed(self) -> bool:
+        """Whether the tower takes one long sequence."""
+        return self.tower.packed
+
+    def place(self, stack: ExitStack) -> dict[nn.Module, list[Watch]]:
+        """Put the hooks on; returns the attention watchers to install."""
+        encoder = self.anatomy.encoder
+        add = stack.callback
+        add(encoder.register_forward_pre_hook(self._start, with_kwargs=True).remove)
+        add(encoder.register_forward_hook(self._finish, prepend=True).remove)
+        watchers: dict[nn.Module, list[Watch]] = {k: list(v) for k, v in self.tower.watchers().items()}
+        if not self.methods:
+            return watchers
+        for i, block in enumerate(self.anatomy.blocks):
+            acting = [m for m in self.methods if i in self.at[m]]
+            add(block.register_forward_pre_hook(self._enter(i), with_kwargs=True).remove)
+            # before transformers' own capture hooks, which would otherwise record the unshortened tensor
+            add(block.register_forward_hook(self._leave(i, acting), prepend=True).remove)
+            proportional = any(getattr(m, "proportional", False) for m in self.methods)
+            self.keys[i] = _Keys(self, proportional)
+            watchers.setdefault(attention_of(block), []).append(self.keys[i])
+            if acting:
+                add(norms_of(block)[1].register_forward_pre_hook(self._shorten(i, acting)).remove)
+                add(mlp_of(block).register_forward_hook(self._lift).remove)
+        if self.packed:
+            mergers = [encoder.merger, *getattr(encoder, "deepstack_merger_list", [])]
+            for merger in mergers:
+                add(merger.register_forward_pre_hook(self._before_merger).remove)
+        return watchers
+
+    # --- around the tower -----------------------------------------------------------------------------------------
+
+    def _start(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        self._fresh()
+        self.tower.start(module, args, kwargs)
+
+    def _finish(self, module: nn.Module, args: Any, out: Any) -> Any:
+        total, kept = self.total, None
+        if self.methods:
+            self._account()
+        if total is not None and self.anatomy.family.kind == "vlm":
+            if not self.packed:
+                out.last_hidden_state = self._restore(out.last_hidden_state)
+                if getattr(out, "hidden_states", None) is not None:
+                    out.hidden_states = tuple(None if h is None else self._restore(h) for h in out.hidden_states)
+            if self.anatomy.family.drop:
+                at = total if self.packed else (self.at_features or total)
+                kept = self.tower.raster(at.kept[:, 0 if self.packed else self.anatomy.prefix :].flatten())
+        if self.anatomy.family.kind == "vlm":
+            note: Note = self.tower.finish(self.at_features, kept)
+            setattr(out, NOTE, note)
+        return out
+
+    def _restore(self, h: Tensor) -> Tensor:
+        """A hidden state of the shortened tower at full length."""
+        for r in (self.total, self.at_features):
+            if r is not None and h.shape[1] == r.m and h.shape[1] != r.n:
+                return r.expand(h)
+        return h
+
+    def _before_merger(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        if self.total is None:
+            return args
+        u = self.anatomy.unit
+        full = self.total.expand(args[0].unflatten(0, (-1, u)).flatten(1)[None])[0]
+        return (full.unflatten(-1, (u, -1)).flatten(0, 1), *args[1:])
+
+    # --- inside the tower -----------------------------------------------------------------------------------------
+
+    def _enter(self, i: int) -> Any:
+        def hook(block: nn.Module, args: Any, kwargs: Any) -> Any:
+            x = args[0] if args else kwargs["hidden_states"]
+            if i == 0:
+                self.n = x.shape[0] // self.anatomy.unit if self.packed else x.shape[1]
+                masks = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor) and a.ndim == 4]
+                self.skip = bool(masks) and not self.packed
+                if self.skip:
+                    self.report.decline("encoder: this image has padded patches, so its tower runs unshortened")
+            self.offset, self.now = 0, None
+            self.lengths.append(x.shape[0] if self.packed else x.shape[1])
+            if self.packed:
+                if self.segments is None:
+                    assert self.tower.grid is not None
+                    self.segments = Segments(self.tower.grid, self.anatomy.unit)
+                    self.frames = len(self.segments.frames)
+                kwargs = self.segments.fit(kwargs, self.total)
+            return args, kwargs
+
+        return hook
+
+    def _shorten(self, i: int, acting: list[Any]) -> Any:
+        def hook(norm: nn.Module, args: tuple[Tensor, ...]) -> Any:
+            if self.skip:
+                self.keys[i].take(self.packed)
+                return None
+            x, metric = args[0], self.keys[i].take(self.packed)
+            u = self.anatomy.unit
+            if self.packed:
+                x = x.unflatten(0, (-1, u)).flatten(1)[None]
+                metric = metric.unflatten(1, (-1, u)).mean(2)
+            now: Reduction | None = None
+            for m in acting:
+                row = self.report.row("encoder", str(m))
+                with self.report.clock(row, x.device):
+                    r = self._decide(m, i, x, metric)
+                    now, x, metric = r if now is None else now.then(r), r(x), r(metric)
+            assert now is not None
+            self.now = now
+            return (x[0].unflatten(-1, (u, -1)).flatten(0, 1) if self.packed else x,)
+
+        return hook
+
+    def _decide(self, m: Any, i: int, x: Tensor, metric: Tensor) -> Reduction:
+        size = self.size if self.size is not None else torch.ones(x.shape[:2], device=x.device)
+        made = Tokens(x, self.anatomy.prefix, self.n, i, len(self.anatomy.blocks), metric=metric, size=size)
+        if self.packed and self.segments is not None:
+            r = self.segments.reduce(m, made)
+        else:
+            r = m.reduce(made)
+        self.size = r.size(size)
+        return r
+
+    def _lift(self, mlp: nn.Module, args: Any, out: Tensor) -> Tensor | None:
+        if self.now is None:
+            return None
+        if not self.packed:
+            return self.now.expand(out)
+        u = self.anatomy.unit
+        full = self.now.expand(out.unflatten(0, (-1, u)).flatten(1)[None])[0]
+        return full.unflatten(-1, (u, -1)).flatten(0, 1)
+
+    def _leave(self, i: int, acting: list[Any]) -> Any:
+        def hook(block: nn.Module, args: Any, out: Any) -> Any:
+            if not acting:
+                self.keys[i].take(self.packed)
+            if i <= self.anatomy.feature_block:
+                self.at_features = self.total
+            if self.now is None:
+                return None
+            x = out[0] if isinstance(out, tuple) else out
+            if self.packed:
+                u = self.anatomy.unit
+                x = self.now(x.unflatten(0, (-1, u)).flatten(1)[None])[0].unflatten(-1, (u, -1)).flatten(0, 1)
+                if self.segments is not None:
+                    self.segments.shorten(self.now)
+            else:
+                x = self.now(x)
+            self.total = self.now if self.total is None else self.total.then(self.now)
+            if i <= self.anatomy.feature_block:
+                self.at_features = self.total
+            return (x, *out[1:]) if isinstance(out, tuple) else x
+
+        return hook
+
+    def patch_size(self, length: int) -> Tensor | None:
+        """(B, length) how many patches each token of the current attention call stands for; None while all are one."""
+        if self.total is None or self.size is None:
+            return None
+        if not self.packed:
+            return self.size
+        size = self.size.repeat_interleave(self.anatomy.unit, dim=1)[:, self.offset : self.offset + length]
+        self.offset += length
+        return size
+
+    def _account(self) -> None:
+        if not self.lengths:
+            return
+        full = self.n * (self.anatomy.unit if self.packed else 1)
+        rows = self.total.b if self.total is not None else 1
+        for m in self.methods:
+            row = self.report.row("encoder", str(m))
+            row.tokens_in += rows * self.n
+            row.tokens_out += int(self.total.lengths.sum()) if self.total is not None else rows * self.n
+            span = self.frames
+            row.flops += rows * sum(block_flops(b, n, n // span) for b, n in zip(self.anatomy.blocks, self.lengths))
+            row.flops_full += rows * sum(block_flops(b, full, full // span) for b in self.anatomy.blocks)

@@ -1,0 +1,194 @@
+"""Stage layers: drop visual tokens between two layers of the LLM, and hand every layer what fits its own length."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import PlanError
+from ..parts.score import attention_rows
+from ..report import Kept, Report
+from ..tokens import Tokens
+from . import items
+from .call import Call, pick
+from .funnel import Funnel
+from .masks import fit
+from .model import Anatomy, attention_of, norms_of
+from .tap import Seen, Watch, probe
+
+
+class _LastRow(Watch):
+    """Keeps the attention of the last token of each row in one layer."""
+
+    def __init__(self, funnel: Funnel, layer: int) -> None:
+        self.funnel, self.layer = funnel, layer
+
+    def after(self, seen: Seen) -> None:
+        call = self.funnel.current.get()
+        if call is not None and call.n > 1:
+            call.attention[self.layer] = last_row(seen, call)
+
+
+def last_row(seen: Seen, call: Call) -> Tensor:
+    """Attention of each row's last real token on the call's own tokens, (B, H, m)."""
+    last = call.kept.long().cumsum(1).argmax(1)  # right padding, too
+    q = pick(seen.q, last[:, None], dim=2)
+    if isinstance(seen.mask, Tensor) and seen.mask.ndim == 4:
+        mask = seen.mask.expand(call.b, *seen.mask.shape[1:])
+        mask = pick(mask, last[:, None], dim=2)
+    else:
+        past = torch.ones(call.b, seen.k.shape[2] - call.m, dtype=torch.bool, device=q.device)
+        own = call.kept & (torch.arange(call.m, device=q.device) <= last[:, None])
+        mask = torch.cat([past, own], 1)[:, None, None]
+    return attention_rows(q, seen.k, seen.scaling, mask)[:, :, 0, seen.k.shape[2] - call.m :]
+
+
+class LayerSite:
+    """Pre-hooks on every layer; also what fits masks, so it is on whenever any stage shortens the prompt."""
+
+    def __init__(self, anatomy: Anatomy, methods: list[Any], report: Report, funnel: Funnel) -> None:
+        self.anatomy, self.methods, self.report, self.funnel = anatomy, methods, report, funnel
+        n = len(anatomy.layers)
+        self.at = {m: tuple(m.at(n)) for m in methods}
+        for m, places in self.at.items():
+            for k in places:
+                if not 0 <= k < n or (k == 0 and "last_attention" in m.card.needs):
+                    raise PlanError(f"{m.name} acts before layer {k}, but {anatomy.name} has layers 0 to {n - 1}")
+        deepest = [max(places) for places in self.at.values() if places]
+        first = [min(places) for places in self.at.values() if places]
+        for i in range(len(methods) - 1):
+            if deepest[i] > first[i + 1]:
+                a, b = methods[i], methods[i + 1]
+                raise PlanError(
+                    f"{a.name} acts before layer {deepest[i]} but stands before {b.name}, which acts before layer "
+                    f"{first[i + 1]}; write them in the order of their layers"
+                )
+
+    def place(self, stack: ExitStack) -> dict[nn.Module, list[Watch]]:
+        """Put the hooks on; returns the attention watchers to install."""
+        for i, layer in enumerate(self.anatomy.layers):
+            stack.callback(layer.register_forward_pre_hook(self._enter(i), with_kwargs=True).remove)
+        depth = self._deepstack_depth()
+        if self.methods and depth and min(min(p) for p in self.at.values()) < depth:
+            self.funnel.own_deepstack = depth
+            for i in range(depth):
+                add = stack.callback
+                add(self.anatomy.layers[i].register_forward_hook(self._add_deepstack(i), prepend=True).remove)
+        wanted = {k - 1 for m, places in self.at.items() if "last_attention" in m.card.needs for k in places}
+        return {attention_of(self.anatomy.layers[i]): [_LastRow(self.funnel, i)] for i in wanted}
+
+    @property
+    def taps(self) -> bool:
+        """Whether attention has to be read."""
+        return any(n in m.card.needs for m in self.methods for n in ("last_attention", "next_attention"))
+
+    def _deepstack_depth(self) -> int:
+        return len(getattr(self.anatomy.encoder, "deepstack_merger_list", None) or ())
+
+    def _add_deepstack(self, i: int) -> Any:
+        def hook(layer: nn.Module, args: Any, out: Any) -> Any:
+            call = self.funnel.current.get()
+            if call is None or i >= len(call.deepstack):
+                return None
+            x = out[0] if isinstance(out, tuple) else out
+            x = x + call.deepstack[i].to(x.dtype)
+            return (x, *out[1:]) if isinstance(out, tuple) else x
+
+        return hook
+
+    def _enter(self, i: int) -> Any:
+        def hook(layer: nn.Module, args: Any, kwargs: Any) -> Any:
+            call = self.funnel.current.get()
+            if call is None:
+                return None
+            x = args[0] if args else kwargs["hidden_states"]
+            entry = x.shape[1]
+            kwargs = dict(kwargs)
+            given = kwargs.get("position_embeddings")
+            if call.m != entry:
+                raise RuntimeError(f"layer {i} was given {entry} tokens where {call.m} were expected")
+            acting = [m for m in self.methods if i in self.at[m]]
+            if acting and call.n > 1 and bool(call.visual.any()):
+                x = self._shorten(i, acting, layer, x, call, given)
+                if call.held(i) is not None:
+                    for j in range(i, len(self.anatomy.layers)):
+                        if (held := call.held(j)) is not None:
+                            held.expect(call.where, call.n, call.padded)
+            if call.n > 1:
+                call.lengths.append(call.m)
+            if given is not None:
+                kwargs["position_embeddings"] = self._positions(call, given)
+            held = call.held(i)
+            kind = self.anatomy.decoder.config._attn_implementation
+            mask = self._own_mask(call, kwargs.get("attention_mask"))
+            heads = self.anatomy.decoder.config.num_attention_heads
+            kwargs["attention_mask"] = fit(mask, held, call, heads, x.dtype, kind)
+            kwargs["position_ids"] = None  # rotary tables are made; gaps would be read as packed sequences
+            return ((x, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": x})
+
+        return hook
+
+    def _positions(self, call: Call, given: Any) -> Any:
+        since = call.since
+        if since is None:
+            return given
+        return tuple(pick(t, since) for t in given)
+
+    def _own_mask(self, call: Call, mask: Any) -> Any:
+        since = call.since
+        if since is None or not isinstance(mask, Tensor):
+            return mask
+        n = call.entered
+        past, new = mask[..., : mask.shape[-1] - n], mask[..., mask.shape[-1] - n :]
+        if mask.ndim == 2:
+            return torch.cat([past, call.kept.to(mask.dtype)], 1)
+        new = pick(pick(new, since, dim=2), since, dim=3)
+        hidden = ~call.kept[:, None, None]
+        new = new & ~hidden if new.dtype == torch.bool else new.masked_fill(hidden, torch.finfo(new.dtype).min)
+        past = pick(past, since, dim=2)
+        return torch.cat([past, new], -1)
+
+    def _shorten(self, i: int, acting: list[Any], layer: nn.Module, x: Tensor, call: Call, given: Any) -> Tensor:
+        found = items.find(call.visual, "row")
+        if call.since is None:
+            call.since = torch.arange(call.m, device=x.device).expand(call.b, -1)
+            call.entered = call.m
+        for m in acting:
+            attention: dict[str, Tensor] = {}
+            row = self.report.row("layers", str(m), i)
+            with self.report.clock(row, x.device):
+                if "next_attention" in m.card.needs:
+                    hidden = norms_of(layer)[0](x)
+                    attention["next_attention"] = last_row(
+                        probe(attention_of(layer), hidden, position_embeddings=self._positions(call, given)), call
+                    )
+                if "last_attention" in m.card.needs:
+                    attention["last_attention"] = call.attention[i - 1]
+
+                def signals(batch: list[items.Item], attention: dict[str, Tensor] = attention, x: Tensor = x) -> Tokens:
+                    rows = torch.stack([x[it.row, it.where] for it in batch])
+                    made = {k: torch.stack([a[it.row][:, it.where] for it in batch]) for k, a in attention.items()}
+                    return Tokens(rows, 0, call.visual_full, i, len(self.anatomy.layers), **made)
+
+                maps = items.run(found, signals, m.reduce)
+                x = x.clone()
+                keep = call.kept & ~call.visual
+                for it, r in zip(found, maps):
+                    stay = it.where[r.keep[0]]
+                    if not r.selects:
+                        x[it.row, stay] = r(x[it.row, it.where][None])[0]
+                    keep[it.row, stay] = True
+                    where = call.index[it.row, it.where]
+                    self.report.kept.append(Kept("layers", str(m), it.row, it.index, i, r, where))
+                    row.tokens_in += r.n
+                    row.tokens_out += r.m
+                order = call.keep_only(keep)
+                x = pick(x, order)
+                call.since = call.since.gather(1, order)
+                if i - 1 in call.attention:
+                    call.attention[i - 1] = pick(call.attention[i - 1], order, dim=2)
+                found = items.find(call.visual, "row")
+        return x

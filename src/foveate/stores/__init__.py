@@ -1,0 +1,1 @@
+"""Where a compressed cache lives: layers that follow transformers' own cache interface."""

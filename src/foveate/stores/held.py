@@ -1,0 +1,148 @@
+"""A cache layer that holds fewer entries than it has seen, and knows the prompt position of each one it holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicLayer
+
+from ..errors import UnsupportedCallError
+from ..reduction import Reduction
+
+
+class HeldLayer(DynamicLayer):
+    """Drop-in for ``DynamicLayer``: ``get_seq_length`` is what was seen, the tensors are what is held.
+
+    Attributes:
+        keys, values: (B, g, held, d).
+        where: (B, 1 or g, held) int32, the position of each entry in the sequence as seen; -1 at padding.
+        seen: how many tokens the layer has been shown, dropped ones included.
+        window: sliding-window width, or None for full attention.
+        padded: whether any entry may be padding.
+    """
+
+    def __init__(self, window: int | None = None) -> None:
+        super().__init__()
+        self.window = window
+        self.is_sliding = window is not None
+        self._forget()
+
+    def _forget(self) -> None:
+        self.seen = 0
+        self.where: Tensor | None = None
+        self.padded = False
+        self.incoming: Tensor | None = None
+        self.advance: int | None = None
+
+    @classmethod
+    def adopt(cls, layer: Any) -> HeldLayer:
+        """The same contents as a transformers dynamic layer, empty or not."""
+        new = cls(window=getattr(layer, "sliding_window", None))
+        if layer.is_initialized and layer.keys is not None and layer.keys.numel():
+            new.lazy_initialization(layer.keys, layer.values)
+            new.keys, new.values, new.seen = layer.keys, layer.values, layer.get_seq_length()
+            held = new.keys.shape[-2]
+            at = torch.arange(new.seen - held, new.seen, device=new.keys.device, dtype=torch.int32)
+            new.where = at.expand(new.keys.shape[0], 1, held)
+        return new
+
+    @property
+    def held(self) -> int:
+        """Entries held by each head."""
+        return 0 if self.where is None else self.where.shape[-1]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the storages behind keys and values."""
+        if self.where is None or self.keys is None or self.values is None:
+            return 0
+        return int(sum(t.untyped_storage().nbytes() for t in (self.keys, self.values)))
+
+    def expect(self, where: Tensor, advance: int, padded: bool) -> None:
+        """Announce the next update: where (B, q) int, the positions its tokens stand for (-1 padding), of ``advance``."""
+        self.incoming, self.advance, self.padded = where, advance, self.padded or padded
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Append (B, g, q, d) keys and values; returns everything the new queries may read."""
+        b, q = key_states.shape[0], key_states.shape[-2]
+        new = self.incoming
+        if new is None or new.shape[-1] != q:
+            new = torch.arange(self.seen, self.seen + q, device=key_states.device).expand(b, q)
+            self.advance = q
+        new = new[:, None].to(torch.int32)
+        if self.where is None:
+            self.lazy_initialization(key_states, value_states)
+            self.where = new
+            keys, values = key_states, value_states
+        else:
+            keys = torch.cat([self.keys, key_states], dim=-2)
+            values = torch.cat([self.values, value_states], dim=-2)
+            self.where = torch.cat([self.where, new.expand(-1, self.where.shape[1], -1)], dim=-1)
+        self.seen += self.advance if self.advance is not None else q
+        self.incoming = self.advance = None
+        self.keys, self.values = keys, values
+        if self.window is not None and self.held > self.window - 1:
+            last = self.window - 1  # held entries are a subset of those seen, so the last ones cover the window
+            self.keys, self.values = keys[..., -last:, :].clone(), values[..., -last:, :].clone()
+            self.where = self.where[..., -last:]
+        return keys, values
+
+    def shrink(self, reduction: Reduction) -> None:
+        """Keep what a map of (B * g, held) rows keeps; the rest is freed."""
+        assert self.keys is not None and self.values is not None and self.where is not None
+        b, g, n, d = self.keys.shape
+        self.keys = reduction(self.keys.reshape(b * g, n, d)).view(b, g, reduction.m, d)
+        self.values = reduction(self.values.reshape(b * g, n, -1)).view(b, g, reduction.m, -1)
+        where = self.where.expand(b, g, n).reshape(b * g, n)
+        self.where = reduction.gather(where).view(b, g, reduction.m)
+
+    def get_seq_length(self) -> int:
+        """Tokens seen, dropped ones included: where the next token stands."""
+        return self.seen
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """(entries a mask must cover, offset of the first one), as if the held entries were the latest ones."""
+        return self.held + query_length, self.seen - self.held
+
+    def reset(self) -> None:
+        """Empty the layer."""
+        self._forget()
+        self.keys = self.values = None
+        self.is_initialized = False
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the last ``-tokens_to_remove`` tokens seen."""
+        if tokens_to_remove > 0:
+            raise UnsupportedCallError(f"crop takes a negative number of tokens to remove. Got {tokens_to_remove}.")
+        if tokens_to_remove == 0 or self.where is None or self.keys is None or self.values is None:
+            return
+        left = max(0, self.seen + tokens_to_remove)
+        gone = (self.where >= left).sum(-1)
+        count = int(gone.max())
+        if bool((gone != count).any()):
+            raise UnsupportedCallError(
+                f"cannot forget {-tokens_to_remove} tokens: they reach into entries that were evicted head by head"
+            )
+        if self.window is not None and left > 0 and self.seen > self.window - 1 and count < self.held:
+            raise UnsupportedCallError("a full sliding window cannot be rolled back: what left it is gone")
+        keep = self.held - count
+        self.keys, self.values = self.keys[..., :keep, :], self.values[..., :keep, :]
+        self.where, self.seen = self.where[..., :keep], left
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Beam search: rows follow their beams."""
+        self.batch_select_indices(beam_idx)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat each row ``repeats`` times."""
+        if self.where is not None:
+            super().batch_repeat_interleave(repeats)
+            self.where = self.where.repeat_interleave(repeats, dim=0)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep these rows."""
+        if self.where is not None:
+            super().batch_select_indices(indices)
+            self.where = self.where[indices]
