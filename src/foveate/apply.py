@@ -29,8 +29,8 @@ def apply(model: Any, plan: str | Path | Any | Iterable[Any], *, guard: bool = F
     Args:
         model: a transformers model, as loaded.
         plan: text such as ``"divprune(keep=0.1) + snapkv(keep=0.3)"``, a path to a YAML file, or method objects.
-        guard: decline, with a note in the report, a reduction that would cost more time than it saves. Off by default, so
-            that a plan does what it says.
+        guard: decline, with a note in the report, a reduction that would cost more time than it saves. Off by default,
+            so that a plan does what it says.
 
     Yields:
         The live :class:`foveate.report.Report`.

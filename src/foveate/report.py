@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .method import STAGES
 from .reduction import Reduction
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class Report:
             yield
             row.ms += (time.perf_counter() - start) * 1e3
             return
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         begin.record()
         yield
         end.record()
@@ -102,6 +103,10 @@ class Report:
             row.ms += begin.elapsed_time(end)
         self._pending.clear()
 
+    def ordered(self) -> list[Row]:
+        """The rows in path order."""
+        return sorted(self.rows, key=lambda r: (STAGES.index(r.stage), -1 if r.layer is None else r.layer))
+
     def decline(self, reason: str) -> None:
         """Note, once, that the guard left a method out."""
         if reason not in self.declined:
@@ -112,7 +117,7 @@ class Report:
         self._settle()
         return {
             "plan": self.plan,
-            "sites": [asdict(r) for r in self.rows],
+            "sites": [asdict(r) for r in self.ordered()],
             "prefills": self.prefills,
             "flops": self.flops,
             "flops_full": self.flops_full,
@@ -130,7 +135,7 @@ class Report:
         table = Table(box=None, pad_edge=False)
         for name in ("site", "method", "tokens in", "tokens out", "ms", "GFLOPs", "full", "KV", "full KV"):
             table.add_column(name, justify="left" if name in ("site", "method") else "right", no_wrap=True)
-        for r in self.rows:
+        for r in self.ordered():
             site = r.stage if r.layer is None else f"{r.stage} {r.layer}"
             cells = (*_counts(r), *_flops(r.flops, r.flops_full), *_bytes(r.kv_bytes, r.kv_bytes_full))
             table.add_row(site, r.method, *cells)

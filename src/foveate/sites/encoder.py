@@ -197,10 +197,7 @@ class EncoderSite:
     def _decide(self, m: Any, i: int, x: Tensor, metric: Tensor) -> Reduction:
         size = self.size if self.size is not None else torch.ones(x.shape[:2], device=x.device)
         made = Tokens(x, self.anatomy.prefix, self.n, i, len(self.anatomy.blocks), metric=metric, size=size)
-        if self.packed and self.segments is not None:
-            r = self.segments.reduce(m, made)
-        else:
-            r = m.reduce(made)
+        r: Reduction = m.reduce(made) if self.segments is None else self.segments.reduce(m, made)
         self.size = r.size(size)
         return r
 
@@ -210,8 +207,9 @@ class EncoderSite:
         if not self.packed:
             return self.now.expand(out)
         u = self.anatomy.unit
-        full = self.now.expand(out.unflatten(0, (-1, u)).flatten(1)[None])[0]
-        return full.unflatten(-1, (u, -1)).flatten(0, 1)
+        full: Tensor = self.now.expand(out.unflatten(0, (-1, u)).flatten(1)[None])[0]
+        lifted: Tensor = full.unflatten(-1, (u, -1)).flatten(0, 1)
+        return lifted
 
     def _leave(self, i: int, acting: list[Any]) -> Any:
         def hook(block: nn.Module, args: Any, out: Any) -> Any:

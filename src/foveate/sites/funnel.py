@@ -117,7 +117,7 @@ class Funnel:
         maps = self._decide(x, found, first, columns, call)
         keep = call.kept & ~visual
         deep, deep_mask = kwargs.get("deepstack_visual_embeds"), kwargs.get("visual_pos_masks")
-        if deep is not None:
+        if deep is not None and deep_mask is not None:
             deep = [_spread(d, deep_mask) for d in deep]
         for it, r in zip(found, maps):
             stay = it.where[r.keep[0]]
@@ -134,7 +134,7 @@ class Funnel:
             if positions.ndim == 2
             else torch.stack([pick(p, order) for p in positions])
         )
-        if deep is not None:
+        if deep is not None and deep_mask is not None:
             new = pick(deep_mask, order) & call.kept
             kwargs["visual_pos_masks"] = new
             kwargs["deepstack_visual_embeds"] = [pick(d, order)[new] for d in deep]
@@ -182,7 +182,7 @@ class Funnel:
     ) -> list[Reduction]:
         left = [items.Item(it.row, it.where[r.keep[0]], it.index) for it, r in zip(found, first)]
         text = any("text" in m.card.needs for m in self.methods)
-        totals = {i: r for i, r in enumerate(first)}
+        totals = dict(enumerate(first))
         lookup = {(it.row, it.index): i for i, it in enumerate(found)}
 
         def signals(batch: list[items.Item]) -> Tokens:
@@ -298,8 +298,8 @@ def visible(mask: Any) -> Tensor | None:
     if not isinstance(mask, Tensor):
         return None
     if mask.ndim == 4:  # the last query sees every token that is not padding
-        mask = mask[:, 0, -1]
-        return mask if mask.dtype == torch.bool else mask == 0
+        last: Tensor = mask[:, 0, -1]
+        return last if last.dtype == torch.bool else last == 0
     return mask.bool()
 
 

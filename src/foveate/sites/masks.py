@@ -10,7 +10,7 @@ from .call import Call, pick
 
 
 def gather_mask(mask: object, call: Call, n: int) -> object:
-    """A prepared mask for n new tokens -> for the tokens left. 2-D (B, kv) or 4-D (B, 1, n, kv); the past part stays."""
+    """A prepared mask for n new tokens -> for those left. 2-D (B, kv) or 4-D (B, 1, n, kv); the past part stays."""
     if not isinstance(mask, Tensor) or call.whole:
         return mask
     kv = mask.shape[-1]
@@ -23,7 +23,7 @@ def gather_mask(mask: object, call: Call, n: int) -> object:
 
 
 def fit(mask: object, held: HeldLayer | None, call: Call, heads: int, dtype: torch.dtype, kind: str) -> object:
-    """The mask of one layer, from what it holds. ``mask``: what was handed over, already gathered to ``call.m`` queries.
+    """The mask of one layer, from what it holds. ``mask``: what was handed over, gathered to ``call.m`` queries.
 
     Returns None where plain causal attention (or one query seeing everything) is right.
     """

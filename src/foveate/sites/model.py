@@ -73,7 +73,7 @@ def anatomy(model: Any) -> Anatomy:
         )
     family = known[kind]
     decoder = model.get_decoder() if family.kind != "vit" else None
-    encoder = {"vlm": _encoder, "vit": lambda m: m}.get(family.kind, lambda m: None)(model)
+    encoder = model if family.kind == "vit" else _encoder(model) if family.kind == "vlm" else None
     layers = _longest(decoder) if decoder is not None else ()
     blocks = _longest(encoder) if encoder is not None else ()
     if (decoder is not None and not layers) or (encoder is not None and not blocks):
@@ -99,8 +99,8 @@ def _encoder(model: Any) -> Any:
 
 
 def _longest(module: nn.Module) -> tuple[nn.Module, ...]:
-    lists = [m for m in module.modules() if isinstance(m, nn.ModuleList)]
-    return tuple(max(lists, key=len)) if lists else ()
+    lists = [tuple(m) for m in module.modules() if isinstance(m, nn.ModuleList)]
+    return max(lists, key=len, default=())
 
 
 def _ids(config: Any, fields: tuple[str, ...]) -> tuple[int, ...]:

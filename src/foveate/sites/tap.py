@@ -93,12 +93,13 @@ def _through(kind: str) -> Callable[..., Any]:
 
 def _real(kind: str, module: nn.Module) -> Callable[..., Any]:
     if kind == "eager":
-        found: Callable[..., Any] = sys.modules[type(module).__module__].eager_attention_forward  # type: ignore[attr-defined]
-        return found
-    return ALL_ATTENTION_FUNCTIONS[kind]  # type: ignore[no-any-return]
+        found: Callable[..., Any] = sys.modules[type(module).__module__].eager_attention_forward
+    else:
+        found = ALL_ATTENTION_FUNCTIONS[kind]
+    return found
 
 
-class _Stop(Exception):
+class _Stop(Exception):  # noqa: N818  (a signal, not an error)
     """Ends a probe once q and k are known."""
 
 
@@ -123,8 +124,8 @@ def probe(attention: nn.Module, hidden: Tensor, **kwargs: Any) -> Seen:
 
 
 def undo_capture(model: Any, stack: ExitStack) -> None:
-    """transformers installs hooks of its own, lazily, when hidden states are first asked for. Those that come inside the
-    block go with it, so that the model leaves as it came."""
+    """transformers installs hooks of its own, lazily, when hidden states are first asked for. Those that come inside
+    the block go with it, so that the model leaves as it came."""
     flag = "_output_capturing_hooks_installed"
     before = {m: (set(m._forward_hooks), flag in m.__dict__) for m in model.modules()}
 

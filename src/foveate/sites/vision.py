@@ -1,4 +1,4 @@
-"""What the vision tower leaves for the LLM: which tokens it dropped, and scores of its tokens, one column an LLM token."""
+"""What the vision tower leaves for the LLM: which tokens it dropped, and scores, one column for each LLM token."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ def _factor(anatomy: Anatomy, side: int) -> int:
     config = anatomy.model.config
     if anatomy.family.pool == "average":
         return int(side // round(config.mm_tokens_per_image**0.5))
-    ratio = getattr(config, "scale_factor", None) or 1 / config.downsample_ratio
-    return round(ratio)
+    ratio: float = getattr(config, "scale_factor", None) or 1 / config.downsample_ratio
+    return round(float(ratio))
 
 
 def follow_packing(anatomy: Anatomy, current: Callable[[], Note | None], stack: ExitStack) -> None:

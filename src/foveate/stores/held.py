@@ -12,7 +12,7 @@ from ..errors import UnsupportedCallError
 from ..reduction import Reduction
 
 
-class HeldLayer(DynamicLayer):
+class HeldLayer(DynamicLayer):  # type: ignore[misc]
     """Drop-in for ``DynamicLayer``: ``get_seq_length`` is what was seen, the tensors are what is held.
 
     Attributes:
@@ -22,6 +22,9 @@ class HeldLayer(DynamicLayer):
         window: sliding-window width, or None for full attention.
         padded: whether any entry may be padding.
     """
+
+    keys: Any
+    values: Any
 
     def __init__(self, window: int | None = None) -> None:
         super().__init__()
@@ -61,7 +64,7 @@ class HeldLayer(DynamicLayer):
         return int(sum(t.untyped_storage().nbytes() for t in (self.keys, self.values)))
 
     def expect(self, where: Tensor, advance: int, padded: bool) -> None:
-        """Announce the next update: where (B, q) int, the positions its tokens stand for (-1 padding), of ``advance``."""
+        """Announce the next update: where (B, q) int, positions of its tokens (-1 padding), of ``advance`` seen."""
         self.incoming, self.advance, self.padded = where, advance, self.padded or padded
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -91,7 +94,7 @@ class HeldLayer(DynamicLayer):
 
     def shrink(self, reduction: Reduction) -> None:
         """Keep what a map of (B * g, held) rows keeps; the rest is freed."""
-        assert self.keys is not None and self.values is not None and self.where is not None
+        assert self.where is not None, "nothing to shrink"
         b, g, n, d = self.keys.shape
         self.keys = reduction(self.keys.reshape(b * g, n, d)).view(b, g, reduction.m, d)
         self.values = reduction(self.values.reshape(b * g, n, -1)).view(b, g, reduction.m, -1)
