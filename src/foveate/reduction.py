@@ -193,8 +193,11 @@ class Reduction:
 
     def _add(self, x: Tensor) -> Tensor:
         """Sum inputs into their slots. x (B, n, ...) -> (B, m, ...)."""
-        slot = torch.where(self.assign >= 0, self.assign, self.m).view(self.b, self.n, *[1] * (x.ndim - 2))
-        return x.new_zeros(self.b, self.m + 1, *x.shape[2:]).scatter_add(1, slot.expand_as(x), x)[:, : self.m]
+        if not self.m:
+            return x[:, :0].clone()
+        x = x.masked_fill(_trailing(self.assign < 0, x.ndim), 0)
+        slot = _trailing(self.assign.clamp(min=0), x.ndim).expand_as(x)
+        return x.new_zeros(self.b, self.m, *x.shape[2:]).scatter_add(1, slot, x)
 
     # --- use ----------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Random: keep a random subset of the visual tokens, the baseline every method has to beat.
+"""Random: random selection of visual tokens, the baseline every method has to beat.
 
 A baseline throughout the field, for instance in Chen et al., "An Image is Worth 1/2 Tokens After Layer 2", 2024.
 https://arxiv.org/abs/2403.06764

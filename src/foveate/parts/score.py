@@ -15,7 +15,7 @@ def attention_rows(q: Tensor, k: Tensor, scaling: float, mask: Tensor | None = N
     """
     b, h, r, d = q.shape
     g = k.shape[1]
-    logits = (q.reshape(b, g, h // g * r, d).float() @ k.float().mT).view(b, h, r, -1) * scaling
+    logits = (q.reshape(b, g, h // g * r, d).float() @ k.float().mT).view(b, h, r, k.shape[2]) * scaling
     if mask is not None:
         logits = logits.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else logits + mask
     return logits.softmax(-1)
@@ -33,6 +33,8 @@ def window_votes(q: Tensor, k: Tensor, scaling: float, pool: int, valid: Tensor 
     q (B, H, w, d) of the last w tokens, k (B, g, n, d), valid (B, n) bool or None -> (B, g, n - w).
     """
     w, n = q.shape[2], k.shape[2]
+    if not w:
+        return torch.zeros(k.shape[:3], device=k.device)
     mask = causal_tail(w, n, k.device)
     if valid is not None:
         mask = mask & valid[:, None, None]
