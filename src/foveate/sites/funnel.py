@@ -60,7 +60,8 @@ class Funnel:
         x, cache = kwargs.get("inputs_embeds"), kwargs.get("past_key_values")
         shape = x if x is not None else kwargs.get("input_ids", args[0] if args else None)
         b, n = shape.shape[:2]
-        if cache is None and kwargs.get("use_cache", getattr(module.config, "use_cache", True)):
+        caching = kwargs.get("use_cache")
+        if cache is None and (getattr(module.config, "use_cache", True) if caching is None else caching):
             cache = kwargs["past_key_values"] = DynamicCache(config=module.config)
         if cache is not None:
             install(cache, len(self.anatomy.layers))

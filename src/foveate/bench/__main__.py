@@ -1,0 +1,36 @@
+"""``python -m foveate.bench``: run a study, or print every goal of the results."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from . import prefill, results
+
+
+def main() -> None:
+    """Command line of the benchmarks."""
+    parser = argparse.ArgumentParser(prog="python -m foveate.bench", description=__doc__)
+    what = parser.add_subparsers(dest="what", required=True)
+    for name in ("prefill", "all"):
+        one = what.add_parser(name, help="time to first token against the oracle")
+        one.add_argument("--out", type=Path, default=Path("results/prefill.json"))
+        one.add_argument("--method", default="divprune")
+        one.add_argument("--sizes", type=int, nargs="+", default=[2048, 6144], help="visual tokens, about")
+        one.add_argument("--repeats", type=int, default=3)
+        one.add_argument("--small", action="store_true", help="tiny shapes: a dry run in seconds")
+    listing = what.add_parser("goals", help="every goal of the results, those that fall short first")
+    listing.add_argument("--results", type=Path, default=Path("results"))
+    args = parser.parse_args()
+    if args.what == "goals":
+        found = results.goals(args.results)
+        print("\n".join(results.lines(found)))
+        print(f"{sum(g['holds'] for g in found)} of {len(found)} goals hold")
+        return
+    prefill.study(args.out, args.method, tuple(args.sizes), args.repeats, args.small)
+    prefill.plot(args.out)
+    print(f"wrote {args.out} and {args.out.with_suffix('.png')}")
+
+
+if __name__ == "__main__":
+    main()

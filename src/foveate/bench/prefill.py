@@ -1,0 +1,155 @@
+"""Time to first token: full model, plan, and the oracle that is fed as many tokens without any selection.
+
+Every repeat runs the full model, then each plan next to its oracle, so that a drift of the machine hits all alike;
+figures are medians of ratios taken within a repeat.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from ..apply import apply
+from ..parts.budget import budget
+from .results import goal, save
+from .shapes import PROMPT, SHAPES, Case
+
+KEEPS = (0.5, 0.25, 0.1)
+
+
+def timed(run: Any) -> tuple[float, Any]:
+    """Wall seconds of ``run()`` and what it returned."""
+    gc.collect()
+    start = time.perf_counter()
+    out = run()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start, out
+
+
+def first_token(case: Case, inputs: dict[str, Any]) -> Any:
+    """One prefill up to the logits of the first new token."""
+    return case.model(**inputs, logits_to_keep=1).logits.argmax(-1)
+
+
+def oracle(case: Case, inputs: dict[str, Any], m: int) -> Any:
+    """The same tower, then the bare decoder on a prompt with m visual tokens: what a free selection would give."""
+    features = case.video_features(inputs)[:m]
+    embeds = case.oracle_inputs(inputs, features)
+    return case.model(inputs_embeds=embeds, logits_to_keep=1, use_cache=True).logits.argmax(-1)
+
+
+def measure(
+    case: Case,
+    name: str,
+    n: int,
+    plans: dict[float, str],
+    repeats: int,
+    rows: list[dict[str, Any]],
+    guard: bool = False,
+) -> None:
+    """Fill ``rows`` with one entry for each keep ratio."""
+    inputs = case.inputs(n)
+    visual = int((inputs["input_ids"] == inputs["input_ids"].mode().values[0]).sum())
+    full: list[float] = []
+    cells: dict[float, dict[str, Any]] = {
+        k: {"model": name, "plan": p, "guard": guard, "visual_tokens": visual, "keep": k} for k, p in plans.items()
+    }
+    for cell in cells.values():
+        cell.update({"full_s": full, "plan_s": [], "oracle_s": [], "select_ms": []})
+    for repeat in range(-1, repeats):  # the first round warms up
+        seconds, _ = timed(lambda: first_token(case, inputs))
+        full += [seconds] * (repeat >= 0)
+        for keep, cell in cells.items():
+            m = budget(keep, visual)
+            with apply(case.model, cell["plan"], guard=guard) as report:
+                took, _ = timed(lambda: first_token(case, inputs))
+            if report.declined:
+                cell["declined"], m = report.declined[0], visual
+            free, _ = timed(lambda m=m: oracle(case, inputs, m))
+            if repeat < 0:
+                continue
+            cell["plan_s"].append(took)
+            cell["oracle_s"].append(free)
+            cell["select_ms"].append(sum(r["ms"] for r in report.as_dict()["sites"]))
+            cell["kv_bytes"], cell["kv_bytes_full"] = report.kv_bytes, report.kv_bytes_full
+            per_token = report.kv_bytes_full / (visual + PROMPT)
+            cell["kv_bytes_asked"] = round(per_token * (m + PROMPT))
+            cell["flops"], cell["flops_full"] = report.flops, report.flops_full
+        print(f"  {name} {visual} tokens, round {repeat + 1}/{repeats}: full {seconds:.2f} s", flush=True)
+    for cell in cells.values():
+        cell["full_s"] = list(full)
+        cell["speedup"] = median(f / t for f, t in zip(full, cell["plan_s"]))
+        cell["oracle_speedup"] = median(f / t for f, t in zip(full, cell["oracle_s"]))
+        cell["share_of_oracle"] = median(o / t for o, t in zip(cell["oracle_s"], cell["plan_s"]))
+        cell["select_share"] = median(s / 1e3 / f for s, f in zip(cell["select_ms"], full))
+        rows.append(cell)
+        shown = f"x{cell['speedup']:.2f}, oracle x{cell['oracle_speedup']:.2f}, share {cell['share_of_oracle']:.3f}"
+        print(f"    keep {cell['keep']}: {shown}, selection {100 * cell['select_share']:.2f}%", flush=True)
+
+
+def study(out: Path, method: str, sizes: tuple[int, ...], repeats: int, small: bool) -> None:
+    """The whole study, written after every size so that an interruption loses little."""
+    rows: list[dict[str, Any]] = []
+    dtype = torch.bfloat16
+    with torch.no_grad():
+        for name, make in SHAPES.items():
+            case = make(dtype, small=small)
+            for n in sizes:
+                measure(case, name, n, {k: f"{method}(keep={k})" for k in KEEPS}, repeats, rows)
+                save(out, 0, rows, verdicts(rows, max(sizes)), dtype="bfloat16", method=method)
+            measure(case, name, 256, {0.9: f"{method}(keep=0.9)"}, max(5, repeats), rows, guard=True)
+            save(out, 0, rows, verdicts(rows, max(sizes)), dtype="bfloat16", method=method)
+            del case
+
+
+def verdicts(rows: list[dict[str, Any]], largest: int) -> list[dict[str, Any]]:
+    """The goals of this study."""
+    out = []
+    plain = [r for r in rows if not r["guard"]]
+    for r in plain:
+        where = f"{r['model']}, {r['visual_tokens']} visual tokens, {r['plan']}"
+        share = r["share_of_oracle"]
+        out.append(goal(f"time to first token: share of the oracle's speed-up ({where})", share, 0.97, share >= 0.97))
+        if r["visual_tokens"] > 0.9 * largest:
+            part = r["select_share"]
+            out.append(goal(f"selection as a share of the full prefill ({where})", part, 0.02, part <= 0.02))
+        off = abs(r["kv_bytes"] / r["kv_bytes_asked"] - 1)
+        out.append(goal(f"KV bytes held against asked, relative difference ({where})", off, 0.02, off <= 0.02))
+    for r in rows:
+        if r["guard"]:
+            where = f"{r['model']}, {r['visual_tokens']} visual tokens, {r['plan']}, guard on"
+            text = f"not slower than the full model, 2% of noise allowed ({where})"
+            out.append(goal(text, r["speedup"], 0.98, r["speedup"] >= 0.98))
+    return out
+
+
+def plot(path: Path) -> None:
+    """Speed-up against keep ratio, with the oracle, one panel for each model and size."""
+    import json
+
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows = [r for r in json.loads(path.read_text(encoding="utf-8"))["rows"] if not r["guard"]]
+    panels = sorted({(r["model"], r["visual_tokens"]) for r in rows})
+    figure, axes = plt.subplots(1, len(panels), figsize=(3.4 * len(panels), 3.2), sharey=True, squeeze=False)
+    for axis, (model, n) in zip(axes[0], panels):
+        mine = [r for r in rows if (r["model"], r["visual_tokens"]) == (model, n)]
+        x = range(len(mine))
+        axis.bar([i - 0.2 for i in x], [r["speedup"] for r in mine], 0.4, label="foveate")
+        axis.bar([i + 0.2 for i in x], [r["oracle_speedup"] for r in mine], 0.4, label="oracle", color="0.75")
+        axis.axhline(1, color="0.5", lw=0.8)
+        axis.set_xticks(list(x), [f"keep {r['keep']}" for r in mine])
+        axis.set_title(f"{model}, {n:,} tokens", fontsize=9)
+    axes[0][0].set_ylabel("time to first token: speed-up")
+    axes[0][0].legend(frameon=False, fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path.with_suffix(".png"), dpi=120)
