@@ -248,12 +248,14 @@ class Reduction:
         rows = []
         for b in range(self.b):
             slots = inside[b].nonzero()[:, 0]
+            keep, weight = self.keep[b : b + 1, slots] - start, self.weight[b : b + 1, start:stop]
+            if self.matrix is not None:
+                rows.append(Reduction.dense(self.matrix[b : b + 1, slots, start:stop], keep))
+                continue
             new = self.assign.new_full((self.m + 1,), -1)
             new[slots] = torch.arange(len(slots), device=new.device)
             assign = new[self.assign[b, start:stop]]  # index -1 reads the spare last entry, which is -1
-            matrix = None if self.matrix is None else self.matrix[b : b + 1, slots, start:stop]
-            keep, weight = self.keep[b : b + 1, slots] - start, self.weight[b : b + 1, start:stop]
-            rows.append(Reduction(keep, assign[None], weight, matrix, self.selects))
+            rows.append(Reduction(keep, assign[None], weight, None, self.selects))
         return Reduction.stack(rows)
 
     def place(self, where: Tensor, n: int) -> Reduction:
