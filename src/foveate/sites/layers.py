@@ -135,7 +135,8 @@ class LayerSite:
         since = call.since
         if since is None:
             return given
-        return tuple(pick(t, since) for t in given)
+        # (B, m, d) each, or (3, B, m, d) where older transformers mix the M-RoPE axes inside the attention
+        return tuple(torch.stack([pick(p, since) for p in t]) if t.ndim == 4 else pick(t, since) for t in given)
 
     def _own_mask(self, call: Call, mask: Any) -> Any:
         since = call.since
