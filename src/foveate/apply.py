@@ -15,6 +15,7 @@ from .sites import vision
 from .sites.cache import CacheSite
 from .sites.encoder import EncoderSite
 from .sites.funnel import Funnel
+from .sites.inputs import Inputs
 from .sites.layers import LayerSite
 from .sites.model import Anatomy, anatomy
 from .sites.tap import Watch, install, undo_capture
@@ -60,7 +61,8 @@ def _place(parts: Anatomy, steps: Plan, want: frozenset[str], report: Report, gu
         if want and parts.family.pool == "pack":
             vision.follow_packing(parts, lambda: tower.tower.note if tower is not None else None, stack)
     if parts.decoder is not None and any(steps.at(s) for s in ("encoder", "inputs", "layers", "cache")):
-        funnel = Funnel(parts, steps.at("inputs"), report, tower.tower if tower is not None else None, guard)
+        inputs = Inputs(parts, steps.at("inputs"), report, guard)
+        funnel = Funnel(parts, inputs, tower.tower if tower is not None else None)
         layers = LayerSite(parts, steps.at("layers"), report, funnel)
         funnel.place(stack)
         watching: dict[nn.Module, list[Watch]] = layers.place(stack)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..report import Row
 from ..stores.held import HeldLayer
 
 
@@ -24,6 +25,9 @@ class Call:
         visual: (B, m) bool; True at visual tokens.
         where: (B, m) positions of the tokens left in the whole sequence seen so far; -1 at padding.
         lengths: tokens that entered each layer, filled as they run.
+        visual_full: visual tokens of each row when the layers began.
+        inputs: (row of the report, tokens dropped) of each input method, in order.
+        cuts: (row of the report, layer, tokens dropped) of each method inside the layers, in order.
         whole: True while nothing was shortened and the masks handed over still fit.
         padded: whether any row has padding (known on the host, so nothing waits for the device).
         attention: last-token attention rows by layer, (B, H, m), left by the taps.
@@ -41,12 +45,14 @@ class Call:
     visual: Tensor
     where: Tensor
     padded: bool
-    visual_full: int = 0
+    visual_full: list[int] = field(default_factory=list)
     whole: bool = True
     lengths: list[int] = field(default_factory=list)
     attention: dict[int, Tensor] = field(default_factory=dict)
     deepstack: list[Tensor] = field(default_factory=list)
     since: Tensor | None = None
+    inputs: list[tuple[Row, int]] = field(default_factory=list)
+    cuts: list[tuple[Row, int, int]] = field(default_factory=list)
     entered: int = 0
 
     @property

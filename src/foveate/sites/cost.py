@@ -12,7 +12,7 @@ def linear_flops(module: nn.Module) -> float:
     return 2.0 * sum(p.numel() for p in module.parameters() if p.ndim == 2)
 
 
-def block_flops(block: nn.Module, q: int, kv: int) -> float:
+def block_flops(block: nn.Module, q: float, kv: float) -> float:
     """FLOPs of a transformer layer on q tokens that attend to kv each (attention counted in full, as is usual)."""
     return q * linear_flops(block) + 4.0 * q * kv * attention_width(block)
 
@@ -25,7 +25,7 @@ def attention_width(block: nn.Module) -> int:
     return int(max((p.shape[0] for p in block.parameters() if p.ndim == 1), default=0))
 
 
-def stack_flops(layers: tuple[nn.Module, ...], lengths: list[int], past: list[int]) -> float:
+def stack_flops(layers: tuple[nn.Module, ...], lengths: list[float], past: list[int]) -> float:
     """FLOPs of a stack of layers; lengths and past by layer (tokens run, tokens already cached)."""
     return sum(block_flops(block, q, q + p) for block, q, p in zip(layers, lengths, past))
 

@@ -15,11 +15,15 @@ from ..tokens import Tokens
 
 @dataclass(frozen=True)
 class Item:
-    """Visual tokens that a method sees together: ``where`` (n,) ascending positions in row ``row``."""
+    """Visual tokens that a method sees together: ``where`` (n,) ascending positions in row ``row``.
+
+    ``index`` counts a row's items; ``full`` is how many tokens it held before its stage, when that is not n.
+    """
 
     row: int
     where: Tensor
     index: int
+    full: int = 0
 
 
 def find(visual: Tensor, scope: str, video: Tensor | None = None) -> list[Item]:
@@ -53,9 +57,9 @@ def run(
     decide: Callable[[Tokens], Reduction],
     alone: bool = False,
 ) -> list[Reduction]:
-    """One map of one row for each item. Items of equal length are decided as one batch unless ``alone``."""
+    """One map of one row for each item. Items of equal lengths are decided as one batch unless ``alone``."""
     out: dict[int, Reduction] = {}
-    keys = [(len(it.where), i if alone else 0) for i, it in enumerate(items)]
+    keys = [(len(it.where), it.full, i if alone else 0) for i, it in enumerate(items)]
     for key in sorted(set(keys)):
         which = [i for i, k in enumerate(keys) if k == key]
         r = decide(signals([items[i] for i in which]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -153,7 +154,7 @@ class LayerSite:
         return torch.cat([past, new], -1)
 
     def _shorten(self, i: int, acting: list[Any], layer: nn.Module, x: Tensor, call: Call, given: Any) -> Tensor:
-        found = items.find(call.visual, "row")
+        found = self._items(call)
         if call.since is None:
             call.since = torch.arange(call.m, device=x.device).expand(call.b, -1)
             call.entered = call.m
@@ -172,7 +173,7 @@ class LayerSite:
                 def signals(batch: list[items.Item], attention: dict[str, Tensor] = attention, x: Tensor = x) -> Tokens:
                     rows = torch.stack([x[it.row, it.where] for it in batch])
                     made = {k: torch.stack([a[it.row][:, it.where] for it in batch]) for k, a in attention.items()}
-                    return Tokens(rows, 0, call.visual_full, i, len(self.anatomy.layers), **made)
+                    return Tokens(rows, 0, batch[0].full, i, len(self.anatomy.layers), **made)
 
                 maps = items.run(found, signals, m.reduce)
                 x = x.clone()
@@ -191,5 +192,9 @@ class LayerSite:
                 call.since = call.since.gather(1, order)
                 if i - 1 in call.attention:
                     call.attention[i - 1] = pick(call.attention[i - 1], order, dim=2)
-                found = items.find(call.visual, "row")
+                call.cuts.append((row, i, sum(r.n - r.m for r in maps)))
+                found = self._items(call)
         return x
+
+    def _items(self, call: Call) -> list[items.Item]:
+        return [replace(it, full=call.visual_full[it.row]) for it in items.find(call.visual, "row")]
