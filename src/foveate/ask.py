@@ -1,0 +1,264 @@
+"""Ask a model about images and videos, with a plan in place, and see what was kept."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+
+from . import builtin, memory
+from .errors import InputError, UnsupportedCallError
+from .load import Loaded, load
+from .prompt import Progress, Prompt
+from .report import Report
+from .spec import Plan
+
+#: What ``ask`` does when it is given images or videos and no plan.
+DEFAULT_PLAN = "divprune(keep=0.1)"
+
+_ADVICE = "use fewer frames, smaller images, fewer new tokens, or a plan that keeps less"
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What came back, and what it cost.
+
+    Attributes:
+        text: the model's words.
+        report: what the plan did; see :class:`foveate.report.Report`.
+        tokens: new tokens written.
+        first_token: seconds from the call of ``generate`` to the first new token.
+        seconds: seconds in ``generate``.
+        prompt_tokens: tokens of the prompt before any reduction.
+        model: name of the model.
+        trained: False when its weights are random and the words mean nothing.
+        plan: the plan as text; empty for the full model.
+        prompt: the inputs, and where each image and video lies in them.
+    """
+
+    text: str
+    report: Report
+    tokens: int
+    first_token: float
+    seconds: float
+    prompt_tokens: int
+    model: str
+    trained: bool
+    plan: str
+    prompt: Prompt = field(repr=False)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """New tokens after the first, a second (0 when there was only one)."""
+        after = self.seconds - self.first_token
+        return (self.tokens - 1) / after if self.tokens > 1 and after > 0 else 0.0
+
+    @property
+    def note(self) -> str:
+        """What a reader must know about the words; empty for a trained model."""
+        return "" if self.trained else builtin.untrained(self.model)
+
+    def __str__(self) -> str:
+        return f"{self.text}\n({self.note})" if self.note else self.text
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {
+            "text": self.text,
+            "model": self.model,
+            "trained": self.trained,
+            "note": self.note,
+            "plan": self.plan,
+            "prompt_tokens": self.prompt_tokens,
+            "visual_tokens": sum(len(v.where) for v in self.prompt.visuals),
+            "tokens": self.tokens,
+            "first_token_seconds": self.first_token,
+            "seconds": self.seconds,
+            "tokens_per_second": self.tokens_per_second,
+            "report": self.report.as_dict(),
+        }
+
+    def kept(self, stages: Sequence[str] = ("inputs", "layers")) -> list[Tensor | None]:
+        """For each visual of the prompt, (t, h, w) bool: the tokens that were still there after these stages.
+
+        Decisions are composed in the order they were made. None for a visual whose tokens form no grid.
+        """
+        left = torch.ones(self.prompt.inputs["input_ids"].shape, dtype=torch.bool)
+        for k in self.report.kept:
+            if k.stage not in stages or k.where is None:
+                continue
+            where = k.where.cpu()
+            left[k.row, where] &= k.reduction.kept[0, : len(where)].cpu()
+        return [left[v.row, v.where.cpu()].view(v.grid) if v.grid else None for v in self.prompt.visuals]
+
+    def show(self, path: str | PathLike[str]) -> Path:
+        """Draw what was kept over the frames and write the picture; returns the path.
+
+        Raises:
+            InputError: there is nothing to draw: no image, or tokens that form no grid.
+        """
+        from .drawing import draw
+
+        return draw(self, Path(path))
+
+
+Media = str | PathLike[str] | Image | Sequence[Any]
+
+
+def ask(
+    media: Media,
+    question: str,
+    *,
+    model: str | Path | Loaded | None = None,
+    plan: Any = None,
+    frames: int = 16,
+    max_new_tokens: int = 64,
+    guard: bool = False,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Answer:
+    """Ask about images and videos.
+
+    Args:
+        media: a path or PIL image, or a list of them; a list inside the list is the frames of one video; [] for none.
+        question: what to ask.
+        model: a built-in name, a folder, a hub id, or what :func:`foveate.load` gave; None for the built-in default.
+        plan: text, methods or a path to YAML; None means :data:`DEFAULT_PLAN` when there is something to look at;
+            "none" runs the full model.
+        frames: how many frames are sampled from each video.
+        max_new_tokens: the longest answer, in tokens.
+        guard: leave out what the guard expects to cost more than it saves.
+        seed: of torch's generators while answering; they are put back afterwards. Decoding is greedy.
+        progress: called with a step's name, how much is done and how much there is.
+
+    Raises:
+        FoveateError: everything that can be wrong with the media, the question, the plan or the model; see
+            :mod:`foveate.errors`.
+    """
+    if frames < 1:
+        raise InputError(f"'frames' must be at least 1. Got {frames}.")
+    if max_new_tokens < 1:
+        raise InputError(f"'max_new_tokens' must be at least 1. Got {max_new_tokens}.")
+    if not isinstance(question, str) or not question.strip():
+        raise InputError("the question is empty; ask something")
+    content = _content(media)
+    steps = plan_of(plan, bool(content))
+    if isinstance(model, Loaded):
+        loaded = model
+    else:
+        _tell(progress, "loading", 0, None)
+        loaded = load(builtin.default_model() if model is None else model)
+    messages = [{"role": "user", "content": [*content, {"type": "text", "text": question}]}]
+    with memory.explained("the prompt", _ADVICE):
+        prompt = loaded.prompt(messages, frames, progress)
+    return answer(loaded, prompt, steps, max_new_tokens=max_new_tokens, guard=guard, seed=seed, progress=progress)
+
+
+def plan_of(plan: Any, visual: bool = True) -> Plan:
+    """The plan that ``ask`` runs: None is :data:`DEFAULT_PLAN` (nothing, without images), "none" is the full model."""
+    if plan is None:
+        return Plan.of(DEFAULT_PLAN if visual else "")
+    if isinstance(plan, str) and plan.strip().lower() == "none":
+        return Plan.of("")
+    return Plan.of(plan)
+
+
+def answer(
+    loaded: Loaded,
+    prompt: Prompt,
+    plan: Plan,
+    *,
+    max_new_tokens: int = 64,
+    guard: bool = False,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Answer:
+    """Generate for a prompt of one row with a plan in place. Raises as :func:`ask` does."""
+    from .apply import apply
+
+    if len(prompt.text) != 1:
+        raise UnsupportedCallError(f"ask answers one question at a time. Got a batch of {len(prompt.text)}.")
+    watch = _Watch(max_new_tokens, progress)
+    devices = [loaded.device] if loaded.device.type == "cuda" else []
+    with memory.explained("answering", _ADVICE), torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        with apply(loaded.model, plan, guard=guard) as report:
+            watch.begin()
+            out = loaded.model.generate(
+                **prompt.inputs,
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                num_beams=1,
+                temperature=None,
+                top_p=None,
+                top_k=None,
+                streamer=watch,
+            )
+            seconds = watch.now()
+    new = out[:, prompt.n :]
+    return Answer(
+        text=loaded.decode(new)[0].strip(),
+        report=report,
+        tokens=int(new.shape[1]),
+        first_token=watch.first if watch.first is not None else seconds,
+        seconds=seconds,
+        prompt_tokens=prompt.n,
+        model=loaded.name,
+        trained=loaded.trained,
+        plan=str(plan),
+        prompt=prompt,
+    )
+
+
+class _Watch:
+    """A streamer that keeps the time. generate hands it the prompt first, then every new token."""
+
+    def __init__(self, most: int, progress: Progress | None):
+        self.most, self.progress = most, progress
+        self.first: float | None = None
+        self.count = -1  # the prompt counts up to 0
+
+    def begin(self) -> None:
+        self.start = time.perf_counter()
+        _tell(self.progress, "encoding", 0, None)
+
+    def now(self) -> float:
+        return time.perf_counter() - self.start
+
+    def put(self, value: Tensor) -> None:
+        self.count += 1 if self.count < 0 else value.numel()
+        if self.count > 0:
+            self.first = self.now() if self.first is None else self.first
+            _tell(self.progress, "answering", self.count, self.most)
+
+    def end(self) -> None:
+        _tell(self.progress, "answering", self.most, self.most)
+
+
+def _tell(progress: Progress | None, step: str, done: int, total: int | None) -> None:
+    if progress is not None:
+        progress(step, done, total)
+
+
+def _content(media: Media) -> list[dict[str, Any]]:
+    """Media as entries of a chat message; files are told apart by what they hold."""
+    many = media if isinstance(media, Sequence) and not isinstance(media, str) else [media]
+    return [_entry(m) for m in many]
+
+
+def _entry(item: Any) -> dict[str, Any]:
+    if isinstance(item, (str, PathLike)):
+        from .video import kind
+
+        what = kind(item)
+        return {"type": what, what: Path(item)}
+    if isinstance(item, (list, tuple)):
+        return {"type": "video", "video": item}
+    return {"type": "image", "image": item}

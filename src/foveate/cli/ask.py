@@ -1,0 +1,84 @@
+"""``foveate ask``: a question about images and videos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import InputError
+from .output import bar, console, harmless, print_json, quieten
+
+if TYPE_CHECKING:
+    from ..ask import Answer
+
+
+def ask(
+    given: Annotated[
+        list[str], typer.Argument(metavar="[MEDIA]... QUESTION", help="Images and videos, then the question.")
+    ],
+    model: Annotated[
+        str | None, typer.Option(help="Built-in name, folder or hub id. Default: 'tiny', which is untrained.")
+    ] = None,
+    plan: Annotated[
+        str | None,
+        typer.Option(help="Plan as text or a .yaml file; 'none' runs the full model. Default: divprune(keep=0.1)."),
+    ] = None,
+    frames: Annotated[int, typer.Option(help="Frames sampled from each video.")] = 16,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 64,
+    guard: Annotated[bool, typer.Option("--guard", help="Leave out reductions that cost more than they save.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")] = False,
+    show: Annotated[Path | None, typer.Option(help="Write a picture of what was kept.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of torch's generators.")] = 0,
+) -> None:
+    """Ask a question about images and videos; prints the answer and what it cost."""
+    from ..ask import ask as run
+
+    *media, question = given
+    if not media and Path(question).is_file():
+        raise InputError(f"the question is missing: foveate ask {question} 'What happens here?'")
+    quieten()
+    with bar(as_json) as progress:
+        answer = run(
+            list(media),
+            question,
+            model=model,
+            plan=plan,
+            frames=frames,
+            max_new_tokens=max_new_tokens,
+            guard=guard,
+            seed=seed,
+            progress=progress,
+        )
+        shown = answer.show(show) if show is not None else None
+    if as_json:
+        print_json({**answer.as_dict(), "show": str(shown) if shown else None})
+    else:
+        _print(answer, shown)
+
+
+def _print(answer: Answer, shown: Path | None) -> None:
+    from rich.text import Text
+
+    out = console()
+    out.print(Text(harmless(answer.text)))
+    out.print()
+    report = answer.report
+    if report.rows or report.decode:
+        out.print(report.table())
+    else:
+        out.print("no plan: the full model ran")
+    for reason in report.declined:
+        out.print(Text(f"declined: {reason}"))
+    if report.decode:
+        out.print(Text("decode: " + ", ".join(f"{k} {v:g}" for k, v in report.decode.items())))
+    rate = f"{answer.tokens_per_second:.1f} tokens/s after it" if answer.tokens > 1 else "one token"
+    out.print(
+        f"{answer.prompt_tokens:,} prompt tokens, first token after {answer.first_token:.2f} s, "
+        f"{answer.tokens} new tokens, {rate}"
+    )
+    if shown is not None:
+        out.print(Text(f"picture: {shown}"))
+    if answer.note:
+        out.print(Text(answer.note, style="bold"))
