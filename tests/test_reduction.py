@@ -1,4 +1,4 @@
-"""The algebra of maps, on random ones of every kind: selections, ragged selections, merges, drops with merges, mixes."""
+"""The algebra of maps, on random ones of every kind: selections (ragged too), merges, drops with merges, mixes."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def parse(plan: str) -> list[Any]:
     if not plan.strip():
         return []
     try:
-        tree = ast.parse(plan.strip(), mode="eval").body
+        tree = ast.parse(f"(\n{plan}\n)", mode="eval").body  # in parentheses a plan may run over several lines
     except SyntaxError as error:
         raise PlanError(f"cannot read the plan {plan!r}: {error.msg}; {_FORM}") from error
     return _walk(tree, plan)

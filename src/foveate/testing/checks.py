@@ -8,9 +8,11 @@
         check()
 
 A check that a method cannot pass is declared on its card, ``exempt={"budget": "a threshold decides how many"}``, and
-shows up as a skip with that reason. Methods of the stages encoder, inputs, layers and cache get all; others
-only what concerns documentation, options and text. Besides its defaults a method is tried with every other value of its
-``OneOf`` options, except ``"code"``, by convention the authors' code with its defects.
+shows up as a skip with that reason. Methods of the stages encoder, inputs, layers and cache get all; others only what
+concerns documentation, options and text.
+
+Besides its defaults a method is tried with every other value of its ``OneOf`` options (except ``"code"``, by convention
+the authors' code with its defects) and with each number that is None by default.
 
 Longer than 300 lines because it is one list of checks, short each, over shared inputs that are made here too.
 """
@@ -307,10 +309,12 @@ def _registered(cls: type[Any]) -> None:
 
 
 def _instances(cls: type[Any], everything: bool = False) -> Iterator[Any]:
-    """The method at its defaults and with one option changed: OneOf options, or with ``everything`` each option."""
+    """The method at its defaults and with one option changed: one that chooses a form, or with ``everything`` any."""
     yield cls()
     for name, f in options(cls).items():
-        for value in _values(f.metadata["check"]) if everything or isinstance(f.metadata["check"], OneOf) else ():
+        rule = f.metadata["check"]
+        switch = _values(rule)[-1:] if f.default is None and isinstance(rule, Range) else []
+        for value in _values(rule) if everything or isinstance(rule, OneOf) else switch:
             if value == f.default or (value == "code" and not everything):
                 continue
             try:
