@@ -26,11 +26,12 @@ def untouched(x: Tensor) -> Match:
     return Match(at, at)
 
 
-def bipartite(metric: Tensor, r: int, prefix: int = 0) -> Match:
+def bipartite(metric: Tensor, r: int, prefix: int = 0, first: int = 0) -> Match:
     """Merge the r most similar of the even tokens into odd ones. metric (B, n, d), n - prefix >= 2 r.
 
     Even positions are sources, odd ones destinations; each source picks its most similar destination. With a prefix its
-    tokens are never sources (even) nor destinations (odd), and the surviving sources are listed in token order.
+    tokens, from ``first`` on, are never sources (even) nor destinations (odd); if token 0 is one of them, the surviving
+    sources are listed in token order.
     """
     if r <= 0:
         return untouched(metric)
@@ -38,13 +39,12 @@ def bipartite(metric: Tensor, r: int, prefix: int = 0) -> Match:
     unit = normalize(metric.float(), dim=-1)
     a, b = unit[:, ::2], unit[:, 1::2]
     sim = a @ b.mT
-    if prefix:
-        sim[:, : (prefix + 1) // 2] = -torch.inf
-        sim[:, :, : prefix // 2] = -torch.inf
+    sim[:, (first + 1) // 2 : (prefix + 1) // 2] = -torch.inf
+    sim[:, :, first // 2 : prefix // 2] = -torch.inf
     best, choice = sim.max(-1)  # (B, na)
     rank = best.argsort(stable=True, dim=-1, descending=True)
     gone, stay = rank[:, :r], rank[:, r:]
-    if prefix:
+    if prefix > first == 0:
         stay = stay.sort(-1).values
     into = untouched(metric).into.scatter(1, 2 * gone, 2 * choice.gather(1, gone) + 1)
     odd = torch.arange(1, n, 2, device=metric.device).expand(metric.shape[0], -1)
