@@ -250,6 +250,7 @@ def everything(folder: Path) -> int:
     tome(folder, "plain", 16, 5)
     tome(folder, "class", 17, 5, cls=True)
     tome(folder, "distill", 18, 4, cls=True, distill=True)
+    tome(folder, "distill_alone", 18, 4, distill=True)
     tome(folder, "most", 11, 99, cls=True)
     tome(folder, "nothing", 11, 0, cls=True, distill=True)
     tome_kth(folder, "kth", 14, 4)
@@ -263,7 +264,7 @@ def everything(folder: Path) -> int:
     snapkv(folder, "little", 40, 8, 7, 0.25)
     streaming_llm(folder, "half", 31, 4, 0.5)
     streaming_llm(folder, "no_sinks", 31, 0, 0.7)
-    return 24
+    return 25
 
 
 def test_cases_pass(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from torch.nn.functional import layer_norm
 
 from foveate import Reduction, Tokens
 from foveate.encoder.tome import ToMe
-from foveate.parts.merge import Match, split
+from foveate.parts.merge import Match, bipartite, split
 
 
 def run(params: Mapping[str, Any], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -55,6 +55,8 @@ def _match(params: Mapping[str, Any], given: Mapping[str, Tensor], tokens: Token
         order = drawn[0].reshape(tokens.x.shape[:2])
         order = order.argsort(-1) if order.is_floating_point() else order
         return split(tokens.metric, order[:, :r], order[:, r:])
+    if params.get("distill_token") and not params.get("class_token"):  # only the second token is protected
+        return bipartite(tokens.metric, min(r, (tokens.n - 1) // 2), prefix=2, first=1)
     return ToMe(r=r).match(tokens)
 
 
