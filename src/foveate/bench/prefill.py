@@ -16,10 +16,19 @@ import torch
 
 from ..apply import apply
 from ..parts.budget import budget
+from ..spec import Plan
 from .results import goal, save
-from .shapes import PROMPT, SHAPES, Case
+from .shapes import PROMPT, SHAPES, VIDEO, Case
 
 KEEPS = (0.5, 0.25, 0.1)
+#: Plans whose cache is weighed after prefill.
+HELD = (
+    "snapkv(keep=0.3)",
+    "streaming_llm(keep=0.2)",
+    "fastv(layer=2, keep=0.5)",
+    "pyramiddrop",
+    "divprune(keep=0.25) + snapkv(keep=0.3)",
+)
 
 
 def timed(run: Any) -> tuple[float, Any]:
@@ -55,7 +64,7 @@ def measure(
 ) -> None:
     """Fill ``rows`` with one entry for each keep ratio."""
     inputs = case.inputs(n)
-    visual = int((inputs["input_ids"] == inputs["input_ids"].mode().values[0]).sum())
+    visual = int((inputs["input_ids"] == VIDEO).sum())
     full: list[float] = []
     cells: dict[float, dict[str, Any]] = {
         k: {"model": name, "plan": p, "guard": guard, "visual_tokens": visual, "keep": k} for k, p in plans.items()
@@ -96,19 +105,52 @@ def measure(
 def study(out: Path, method: str, sizes: tuple[int, ...], repeats: int, small: bool) -> None:
     """The whole study, written after every size so that an interruption loses little."""
     rows: list[dict[str, Any]] = []
+    kept: list[dict[str, Any]] = []
     dtype = torch.bfloat16
     with torch.no_grad():
         for name, make in SHAPES.items():
             case = make(dtype, small=small)
             for n in sizes:
                 measure(case, name, n, {k: f"{method}(keep={k})" for k in KEEPS}, repeats, rows)
-                save(out, 0, rows, verdicts(rows, max(sizes)), dtype="bfloat16", method=method)
+                save(out, 0, rows, verdicts(rows, max(sizes), kept), dtype="bfloat16", method=method, held=kept)
+            held(case, name, min(sizes), HELD, kept)
             measure(case, name, 256, {0.9: f"{method}(keep=0.9)"}, max(5, repeats), rows, guard=True)
-            save(out, 0, rows, verdicts(rows, max(sizes)), dtype="bfloat16", method=method)
+            save(out, 0, rows, verdicts(rows, max(sizes), kept), dtype="bfloat16", method=method, held=kept)
             del case
 
 
-def verdicts(rows: list[dict[str, Any]], largest: int) -> list[dict[str, Any]]:
+def held(case: Case, name: str, n: int, plans: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
+    """Bytes that the cache's storages hold after prefill, against what the plan's budgets ask for."""
+    inputs = case.inputs(n)
+    visual = int((inputs["input_ids"] == VIDEO).sum())
+    for plan in plans:
+        with apply(case.model, plan):
+            cache = case.model(**inputs, logits_to_keep=1).past_key_values
+        tensors = [t for layer in cache.layers for t in (layer.keys, layer.values)]
+        got = sum(t.untyped_storage().nbytes() for t in tensors)
+        each = sum(t.shape[1] * t.shape[3] * t.element_size() for t in tensors) / len(cache.layers)
+        want = round(each * sum(asked(plan, visual, PROMPT, len(cache.layers))))
+        rows.append({"model": name, "plan": plan, "visual_tokens": visual, "kv_bytes": got, "kv_bytes_asked": want})
+        print(f"    {name}, {plan}: {got:,} bytes held, {want:,} asked", flush=True)
+
+
+def asked(plan: str, visual: int, text: int, layers: int) -> list[float]:
+    """Entries that each layer should hold after prefill, from the budgets written in the plan."""
+    lengths = [float(visual)] * layers
+    share = 1.0
+    for m in Plan.of(plan):
+        if m.stage == "inputs":
+            lengths = [float(budget(m.keep, visual))] * layers
+        elif m.stage == "layers":
+            keeps = getattr(m, "keeps", None) or (m.keep,)
+            for at, keep in zip(m.at(layers), keeps):
+                lengths[at:] = [lengths[0] * keep] * (layers - at)
+        elif m.stage == "cache":
+            share *= m.keep
+    return [share * (n + text) for n in lengths]
+
+
+def verdicts(rows: list[dict[str, Any]], largest: int, kept: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The goals of this study."""
     out = []
     plain = [r for r in rows if not r["guard"]]
@@ -119,6 +161,8 @@ def verdicts(rows: list[dict[str, Any]], largest: int) -> list[dict[str, Any]]:
         if r["visual_tokens"] > 0.9 * largest:
             part = r["select_share"]
             out.append(goal(f"selection as a share of the full prefill ({where})", part, 0.02, part <= 0.02))
+    for r in [*plain, *kept]:
+        where = f"{r['model']}, {r['visual_tokens']} visual tokens, {r['plan']}"
         off = abs(r["kv_bytes"] / r["kv_bytes_asked"] - 1)
         out.append(goal(f"KV bytes held against asked, relative difference ({where})", off, 0.02, off <= 0.02))
     for r in rows:

@@ -65,7 +65,7 @@ def qwen2_5_vl(dtype: torch.dtype, small: bool = False) -> Case:
     }
     vision |= {"spatial_merge_size": 2, "temporal_patch_size": 2, "window_size": 112, "fullatt_block_indexes": [1]}
     if small:
-        text |= {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
+        text |= {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4, "num_attention_heads": 2}
         text["rope_parameters"]["mrope_section"] = [4, 6, 6]
         vision |= {"hidden_size": 64, "num_heads": 2, "intermediate_size": 128}
     vision["out_hidden_size"] = text["hidden_size"]
@@ -105,7 +105,7 @@ def llava_onevision(dtype: torch.dtype, small: bool = False) -> Case:
     text = {**TEXT, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}
     vision = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 2, "num_attention_heads": 16}
     if small:
-        text |= {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
+        text |= {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4, "num_attention_heads": 2}
         vision |= {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 2}
     config = LlavaOnevisionConfig(
         vision_config=SiglipVisionConfig(**vision, image_size=384, patch_size=14, vision_use_head=False),

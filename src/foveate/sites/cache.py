@@ -31,7 +31,11 @@ class _Shrink(Watch):
         # prefill is "this layer held nothing before", never "several tokens": drafted tokens come several at a time
         call = self.site.funnel.current.get()
         held = call.held(self.layer) if call is not None else None
-        if held is not None and call is not None and held.held == seen.q.shape[2] and call.first:
+        if held is None or call is None or not call.first:
+            return
+        if held.window is not None:
+            self.site.skip()
+        elif held.held == seen.q.shape[2]:
             self.site.shrink(self.layer, held, seen)
 
 
@@ -46,14 +50,15 @@ class CacheSite:
         """The attention watchers to install."""
         return {attention_of(layer): [_Shrink(self, i)] for i, layer in enumerate(self.anatomy.layers)}
 
+    def skip(self) -> None:
+        """Say, once, that sliding-window layers are left as they are."""
+        if not self.warned:
+            self.warned = True
+            names = " and ".join(m.name for m in self.methods)
+            warnings.warn(f"sliding-window layers keep their window: {names} skips them", stacklevel=2)
+
     def shrink(self, layer: int, held: Any, seen: Seen) -> None:
         """Run the plan's cache methods on one layer, one after the other."""
-        if held.window is not None:
-            if not self.warned:
-                self.warned = True
-                names = " and ".join(m.name for m in self.methods)
-                warnings.warn(f"sliding-window layers keep their window: {names} skips them", stacklevel=2)
-            return
         for m in self.methods:
             row = self.report.row("cache", str(m))
             call = self.funnel.current.get()

@@ -58,7 +58,7 @@ class EncoderSite:
 
     def __init__(self, anatomy: Anatomy, methods: list[Any], want: frozenset[str], report: Report) -> None:
         self.anatomy, self.methods, self.report = anatomy, methods, report
-        self.tower = Tower(anatomy, want)
+        self.tower = Tower(anatomy, want, report)
         self.at = {m: frozenset(m.at(len(anatomy.blocks))) for m in methods}
         self.keys: dict[int, _Keys] = {}
         self._fresh()
@@ -71,7 +71,9 @@ class EncoderSite:
 
     def _fresh(self) -> None:
         self.total: Reduction | None = None  # every map so far, composed
-        self.at_features: Reduction | None = None
+        self.at_features: Reduction | None = None  # the part up to the features that the projector reads
+        self.at_scores: Reduction | None = None  # the part before the attention that scores are read from
+        self.after: list[Reduction | None] = []  # the part up to each block's output
         self.now: Reduction | None = None  # the map of the block that is running
         self.size: Tensor | None = None
         self.segments: Segments | None = None
@@ -124,23 +126,23 @@ class EncoderSite:
             self._account()
         if total is not None and self.anatomy.family.kind == "vlm":
             if not self.packed:
-                out.last_hidden_state = self._restore(out.last_hidden_state)
+                out.last_hidden_state = self._restore(out.last_hidden_state, total)
                 if getattr(out, "hidden_states", None) is not None:
-                    out.hidden_states = tuple(None if h is None else self._restore(h) for h in out.hidden_states)
+                    after = [None, *self.after]
+                    out.hidden_states = tuple(self._restore(h, r) for h, r in zip(out.hidden_states, after))
             if self.anatomy.family.drop:
                 at = total if self.packed else (self.at_features or total)
-                kept = self.tower.raster(at.kept[:, 0 if self.packed else self.anatomy.prefix :].flatten())
+                prefix = 0 if self.packed else self.anatomy.prefix - self.anatomy.lead
+                kept = self.tower.raster(at.kept[:, prefix:].flatten())
         if self.anatomy.family.kind == "vlm":
-            note: Note = self.tower.finish(self.at_features, kept)
+            note: Note = self.tower.finish(self.at_scores, kept)
             setattr(out, NOTE, note)
         return out
 
-    def _restore(self, h: Tensor) -> Tensor:
-        """A hidden state of the shortened tower at full length."""
-        for r in (self.total, self.at_features):
-            if r is not None and h.shape[1] == r.m and h.shape[1] != r.n:
-                return r.expand(h)
-        return h
+    @staticmethod
+    def _restore(h: Any, r: Reduction | None) -> Any:
+        """A hidden state of the shortened tower at full length; r: every map up to it."""
+        return h if h is None or r is None else r.expand(h)
 
     def _before_merger(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         if self.total is None:
@@ -161,6 +163,8 @@ class EncoderSite:
                 if self.skip:
                     self.report.decline("encoder: this image has padded patches, so its tower runs unshortened")
             self.offset, self.now = 0, None
+            if i == self.anatomy.feature_block:
+                self.at_scores = self.total
             self.lengths.append(x.shape[0] if self.packed else x.shape[1])
             if self.packed:
                 if self.segments is None:
@@ -215,9 +219,8 @@ class EncoderSite:
         def hook(block: nn.Module, args: Any, out: Any) -> Any:
             if not acting:
                 self.keys[i].take(self.packed)
-            if i <= self.anatomy.feature_block:
-                self.at_features = self.total
             if self.now is None:
+                self._note_after(i)
                 return None
             x = out[0] if isinstance(out, tuple) else out
             if self.packed:
@@ -228,11 +231,15 @@ class EncoderSite:
             else:
                 x = self.now(x)
             self.total = self.now if self.total is None else self.total.then(self.now)
-            if i <= self.anatomy.feature_block:
-                self.at_features = self.total
+            self._note_after(i)
             return (x, *out[1:]) if isinstance(out, tuple) else x
 
         return hook
+
+    def _note_after(self, i: int) -> None:
+        self.after.append(self.total)
+        if i <= self.anatomy.feature_block:
+            self.at_features = self.total
 
     def patch_size(self, length: int) -> Tensor | None:
         """(B, length) how many patches each token of the current attention call stands for; None while all are one."""

@@ -22,15 +22,17 @@ from .tap import Seen, Watch, probe
 
 
 class _LastRow(Watch):
-    """Keeps the attention of the last token of each row in one layer."""
+    """Keeps the attention of the last token of each row in one layer, for the method that acts before the next."""
 
-    def __init__(self, funnel: Funnel, layer: int) -> None:
-        self.funnel, self.layer = funnel, layer
+    def __init__(self, funnel: Funnel, layer: int, method: Any) -> None:
+        self.funnel, self.layer, self.method = funnel, layer, method
 
     def after(self, seen: Seen) -> None:
         call = self.funnel.current.get()
         if call is not None and call.n > 1:
-            call.attention[self.layer] = last_row(seen, call)
+            report = self.funnel.inputs.report
+            with report.clock(report.row("layers", str(self.method), self.layer + 1), seen.q.device):
+                call.attention[self.layer] = last_row(seen, call)
 
 
 def last_row(seen: Seen, call: Call) -> Tensor:
@@ -78,8 +80,8 @@ class LayerSite:
             for i in range(depth):
                 add = stack.callback
                 add(self.anatomy.layers[i].register_forward_hook(self._add_deepstack(i), prepend=True).remove)
-        wanted = {k - 1 for m, places in self.at.items() if "last_attention" in m.card.needs for k in places}
-        return {attention_of(self.anatomy.layers[i]): [_LastRow(self.funnel, i)] for i in wanted}
+        wanted = {k - 1: m for m, places in self.at.items() if "last_attention" in m.card.needs for k in places}
+        return {attention_of(self.anatomy.layers[i]): [_LastRow(self.funnel, i, m)] for i, m in wanted.items()}
 
     @property
     def taps(self) -> bool:

@@ -46,11 +46,17 @@ class Anatomy:
 
     @property
     def feature_block(self) -> int:
-        """0-based index of the block whose output the projector reads."""
+        """0-based index of the block whose output the projector reads, the last one if it reads several."""
         at = getattr(self.model.config, "vision_feature_layer", -1)
-        at = at[-1] if isinstance(at, list | tuple) else at
+        read = at if isinstance(at, list | tuple) else [at]
         # hidden states count the embedding too: index -1 is the last block's output, 1 the first block's
-        return int(len(self.blocks) + at if at < 0 else at - 1)
+        return max(int(len(self.blocks) + i if i < 0 else i - 1) for i in read)
+
+    @property
+    def lead(self) -> int:
+        """How many of the tower's leading tokens (see ``prefix``) the LLM is given as well."""
+        full = getattr(self.model.config, "vision_feature_select_strategy", None) == "full"
+        return self.prefix if full and self.family.pool == "one" else 0
 
     @property
     def unit(self) -> int:

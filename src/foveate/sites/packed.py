@@ -21,6 +21,7 @@ class Segments:
         """grid (items, 3): frames, rows and columns of patches of each image or video; unit: patches in a group."""
         self.unit = unit
         self.frames: list[int] = [int(h * w) // unit for t, h, w in grid.tolist() for _ in range(int(t))]
+        self.full = list(self.frames)
 
     def fit(self, kwargs: dict[str, Any], total: Reduction | None) -> dict[str, Any]:
         """A block's keyword arguments for the groups that are left."""
@@ -46,15 +47,17 @@ class Segments:
             starts.append(at)
             at += n
         parts: list[Reduction | None] = [None] * len(self.frames)
-        for n in sorted(set(self.frames)):
-            which = [i for i, f in enumerate(self.frames) if f == n]
+        for n, full in sorted(set(zip(self.frames, self.full))):
+            which = [i for i, (f, whole) in enumerate(zip(self.frames, self.full)) if (f, whole) == (n, full)]
 
             def rows(t: Tensor | None, which: list[int] = which, n: int = n) -> Tensor | None:
                 return None if t is None else torch.cat([t[:, starts[i] : starts[i] + n] for i in which])
 
             x = rows(tokens.x)
             assert x is not None
-            made = method.reduce(tokens.with_(x=x, metric=rows(tokens.metric), size=rows(tokens.size)))
+            made = method.reduce(tokens.with_(x=x, full=full, metric=rows(tokens.metric), size=rows(tokens.size)))
+            if bool((made.keep.diff() < 0).any()):  # boundaries are looked up among the positions kept
+                made = made.listed(made.keep.sort(-1).values)
             for j, i in enumerate(which):
                 parts[i] = made.row(j)
         return Reduction.cat([p for p in parts if p is not None])

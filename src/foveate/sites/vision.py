@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -9,9 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from ..parts.score import attention_rows, received
 from ..reduction import Reduction
+from ..report import Report
 from .model import Anatomy, attention_of
 from .tap import Seen, Watch
 
@@ -37,12 +40,17 @@ class Note:
 class Rows(Watch):
     """Watches the attention of the block that feeds the projector and keeps the rows that methods need."""
 
-    def __init__(self, want: frozenset[str], prefix: int) -> None:
-        self.want, self.prefix = want, prefix
+    def __init__(self, want: frozenset[str], prefix: int, report: Report) -> None:
+        self.want, self.prefix, self.report = want, prefix, report
         self.parts: dict[str, list[Tensor]] = {}
 
     def after(self, seen: Seen) -> None:
         """Called once for each image batch, or once for each segment of a packed tower."""
+        row = self.report.row("encoder", "signals: " + ", ".join(sorted(self.want)))
+        with self.report.clock(row, seen.q.device):
+            self._read(seen)
+
+    def _read(self, seen: Seen) -> None:
         p = self.prefix
         if "cls_attention" in self.want:
             row = attention_rows(seen.q[:, :, :1], seen.k, seen.scaling)[:, :, 0, p:]
@@ -111,9 +119,22 @@ def follow_packing(anatomy: Anatomy, current: Callable[[], Note | None], stack: 
         return torch.cat(list(packed)).mT
 
     def frames(real: Any, raw: Tensor, features: Tensor, args: Any, kwargs: Any) -> Tensor:
-        pooled = real(raw.mT.contiguous(), *args, **kwargs).flatten(0, 1).mT  # (C, frames * N')
-        return torch.cat([pooled, torch.full_like(pooled[:, :1], torch.inf)], 1)
+        pooled = real(raw.mT.contiguous(), *args, **kwargs)  # (frames of all videos, N', C)
+        pooled = pooled.reshape(videos[0], -1, pooled.shape[-1])
+        return pad(pooled, (0, 0, 0, 1), value=torch.inf).flatten(0, 1).mT  # a newline ends each video
 
+    videos = [1]  # how many are being encoded
+    if hasattr(core, "get_video_features"):
+        encode = core.get_video_features
+
+        @functools.wraps(encode)  # generate reads its signature
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            pixels = kwargs["pixel_values_videos"] if "pixel_values_videos" in kwargs else args[0]
+            videos[0] = pixels.shape[0]
+            return encode(*args, **kwargs)
+
+        core.__dict__["get_video_features"] = counted
+        stack.callback(core.__dict__.pop, "get_video_features")
     wrap("pack_image_features", crops)
     wrap("apply_pooling", frames)
 
@@ -136,8 +157,8 @@ def window_order(tower: Any, grid: Tensor) -> Tensor | None:
 class Tower:
     """Hooks around the whole tower: collect rows, pool them, and leave the note on the output."""
 
-    def __init__(self, anatomy: Anatomy, want: frozenset[str]) -> None:
-        self.anatomy, self.rows = anatomy, Rows(want, anatomy.prefix)
+    def __init__(self, anatomy: Anatomy, want: frozenset[str], report: Report) -> None:
+        self.anatomy, self.rows = anatomy, Rows(want, anatomy.prefix, report)
         self.note: Note | None = None
         self.recent: list[Note] = []
         self.order: Tensor | None = None
@@ -171,6 +192,8 @@ class Tower:
         note.raw = self.rows.take(self.packed)
         if lift is not None:
             note.raw = {k: _lift(v, lift, self.anatomy) for k, v in note.raw.items()}
+        if lead := self.anatomy.lead:  # class tokens have no score, and are always kept
+            note.raw = {k: pad(v, (lead, 0), value=torch.inf) for k, v in note.raw.items()}
         if self.anatomy.family.pool != "pack":
             note.scores = {k: self.raster(pool(v, self.anatomy)) for k, v in note.raw.items()}
         self.recent.append(note)
@@ -188,5 +211,5 @@ def _lift(raw: Tensor, lift: Reduction, anatomy: Anatomy) -> Tensor:
         full = lift.expand(raw.mT)
         return full.mT.repeat_interleave(anatomy.unit, dim=-1)
     p = anatomy.prefix
-    padded = torch.nn.functional.pad(raw, (p, 0))
+    padded = pad(raw, (p, 0))
     return lift.expand(padded.mT).mT[..., p:]
