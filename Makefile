@@ -1,0 +1,72 @@
+# make demo and make test need nothing done before: the first run makes .venv in the checkout.
+PYTHON ?= python3
+# torch comes first and by its plain name, so that nothing else decides which build of it is installed.
+TORCH ?= torch==2.13.0
+WORKERS ?= 2
+BIN := .venv/bin
+READY := .venv/.ready
+
+# nothing below downloads models or data
+export HF_HUB_OFFLINE ?= 1
+export TRANSFORMERS_OFFLINE ?= 1
+export HF_HUB_DISABLE_TELEMETRY ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format docs pages conformance bench goals clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*##/\1 #/p' $(MAKEFILE_LIST) | awk -F' # *' '{printf "make %-13s%s\n", $$1, $$2}'
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "foveate needs Python 3.11 or later; choose one with: make setup PYTHON=python3.12" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install "$(TORCH)"
+	$(BIN)/python -m pip install -e ".[dev]"
+	@touch $@
+
+setup: $(READY)  ## make .venv with foveate and the tools on its path (demo and test do it when needed)
+
+demo: $(READY)  ## draw a clip, ask about it, and draw what was kept: an answer and demo_out/kept.png
+	@mkdir -p demo_out
+	$(BIN)/python examples/make_clip.py demo_out/clip.mp4
+	$(BIN)/foveate ask demo_out/clip.mp4 "What word is shown?" --plan "divprune(keep=0.1)" --show demo_out/kept.png
+
+# one torch thread for each worker, or two workers on two cores wait for each other
+test: $(READY)  ## every test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+
+lint: $(READY)  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/mypy scripts examples docs/hooks.py
+
+format: $(READY)  ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(READY)  ## build the documentation into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+pages: $(READY)  ## renew the generated tables of the README
+	$(BIN)/python scripts/readme.py
+
+ifeq ($(strip $(CASES)),)
+conformance:
+	@echo "make conformance needs the folder of cases: make conformance CASES=DIR" >&2; exit 2
+else
+conformance: $(READY)  ## run published vectors: make conformance CASES=DIR
+	@test -d "$(CASES)" || { echo "make conformance: there is no folder $(CASES)" >&2; exit 2; }
+	$(BIN)/python tests/conformance/run.py "$(CASES)"
+endif
+
+bench: $(READY)  ## measure speed and memory; writes results/
+	$(BIN)/python -m foveate.bench all
+
+goals: $(READY)  ## every figure that results/ names as a goal, with value and bar, those that fall short first
+	@$(BIN)/python -m foveate.bench goals
+
+clean:  ## remove what was built, .venv too
+	rm -rf .venv site demo_out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests scripts examples docs -name __pycache__ -type d -prune -exec rm -rf {} +
