@@ -21,6 +21,7 @@ class HeldLayer(DynamicLayer):  # type: ignore[misc]
         seen: how many tokens the layer has been shown, dropped ones included.
         window: sliding-window width, or None for full attention.
         padded: whether any entry may be padding.
+        record_past: keep what leaves the window until the next :meth:`crop`, so that drafted tokens can be undone.
     """
 
     keys: Any
@@ -30,6 +31,7 @@ class HeldLayer(DynamicLayer):  # type: ignore[misc]
         super().__init__()
         self.window = window
         self.is_sliding = window is not None
+        self.record_past = False
         self._forget()
 
     def _forget(self) -> None:
@@ -43,6 +45,7 @@ class HeldLayer(DynamicLayer):  # type: ignore[misc]
     def adopt(cls, layer: Any) -> HeldLayer:
         """The same contents as a transformers dynamic layer, empty or not."""
         new = cls(window=getattr(layer, "sliding_window", None))
+        new.record_past = getattr(layer, "record_past", False)
         if layer.is_initialized and layer.keys is not None and layer.keys.numel():
             new.lazy_initialization(layer.keys, layer.values)
             new.keys, new.values, new.seen = layer.keys, layer.values, layer.get_seq_length()
@@ -86,11 +89,22 @@ class HeldLayer(DynamicLayer):  # type: ignore[misc]
         self.seen += self.advance if self.advance is not None else q
         self.incoming = self.advance = None
         self.keys, self.values = keys, values
-        if self.window is not None and self.held > self.window - 1:
-            last = self.window - 1  # held entries are a subset of those seen, so the last ones cover the window
-            self.keys, self.values = keys[..., -last:, :].clone(), values[..., -last:, :].clone()
-            self.where = self.where[..., -last:]
+        if not self.record_past:
+            self._slide()
         return keys, values
+
+    def _slide(self) -> None:
+        """Free what has left the window for good."""
+        if self.window is None or self.held < self.window:
+            return
+        assert self.keys is not None and self.values is not None and self.where is not None
+        last = self.window - 1  # held entries are a subset of those seen, so the last ones cover the window
+        self.keys, self.values = self.keys[..., -last:, :].clone(), self.values[..., -last:, :].clone()
+        self.where = self.where[..., -last:]
+
+    def activate_past_recording(self) -> None:
+        """Called by generate before it drafts."""
+        self.record_past = True
 
     def shrink(self, reduction: Reduction) -> None:
         """Keep what a map of (B * g, held) rows keeps; the rest is freed."""
@@ -119,7 +133,10 @@ class HeldLayer(DynamicLayer):  # type: ignore[misc]
         """Forget the last ``-tokens_to_remove`` tokens seen."""
         if tokens_to_remove > 0:
             raise UnsupportedCallError(f"crop takes a negative number of tokens to remove. Got {tokens_to_remove}.")
-        if tokens_to_remove == 0 or self.where is None or self.keys is None or self.values is None:
+        if self.where is None or self.keys is None or self.values is None:
+            return
+        if tokens_to_remove == 0:
+            self._slide()
             return
         left = max(0, self.seen + tokens_to_remove)
         gone = (self.where >= left).sum(-1)
@@ -128,11 +145,12 @@ class HeldLayer(DynamicLayer):  # type: ignore[misc]
             raise UnsupportedCallError(
                 f"cannot forget {-tokens_to_remove} tokens: they reach into entries that were evicted head by head"
             )
-        if self.window is not None and left > 0 and self.seen > self.window - 1 and count < self.held:
+        if self.window is not None and self.seen >= self.window and left > 0 and not self.record_past:
             raise UnsupportedCallError("a full sliding window cannot be rolled back: what left it is gone")
         keep = self.held - count
         self.keys, self.values = self.keys[..., :keep, :], self.values[..., :keep, :]
         self.where, self.seen = self.where[..., :keep], left
+        self._slide()
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Beam search: rows follow their beams."""
