@@ -28,7 +28,7 @@ def close(call: Call, layers: tuple[Any, ...], config: Any, report: Report) -> N
     report.prefills += int(call.first)
     report.flops += flops(list(map(float, entered)))
     report.flops_full += flops([float(call.n)] * depth)
-    report.kv_bytes += sum(h.nbytes for h in held)
+    report.kv_bytes += sum(h.nbytes for h in held) - call.before
     report.kv_bytes_full += bytes_([float(call.n)] * depth)
 
     def add(row: Row, before: list[float], after: list[float]) -> None:

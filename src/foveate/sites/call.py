@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +35,7 @@ class Call:
         deepstack: features still to be added after each of the first layers, (B, m, D) each.
         since: (B, m) where each token left stood when the layers began, or None while no layer shortened anything.
         entered: tokens in each row when the layers began, once ``since`` is set.
+        before: bytes that the cache held when the call began.
     """
 
     b: int
@@ -54,6 +56,7 @@ class Call:
     inputs: list[tuple[Row, int]] = field(default_factory=list)
     cuts: list[tuple[Row, int, int]] = field(default_factory=list)
     entered: int = 0
+    before: int = 0
 
     @property
     def m(self) -> int:
@@ -79,6 +82,24 @@ class Call:
         self.where = self.where.gather(1, order).masked_fill(~self.kept, -1)
         self.deepstack = [pick(d, order) for d in self.deepstack]
         return order
+
+
+class Current(threading.local):
+    """What is known, in the thread that runs it, of the call that runs. A context variable would never be freed.
+
+    Attributes:
+        call: the call, or None between calls.
+        ids: (B, n) input ids that the model was given, or None.
+        notes: what the vision tower left for this prompt.
+    """
+
+    call: Call | None = None
+    ids: Tensor | None = None
+    notes: tuple[Any, ...] = ()
+
+    def get(self) -> Call | None:
+        """The call that runs in this thread."""
+        return self.call
 
 
 def pick(t: Tensor, order: Tensor, dim: int = 1) -> Tensor:

@@ -7,7 +7,6 @@ positions it is about to hold. Later stages read the :class:`Call` it leaves.
 from __future__ import annotations
 
 from contextlib import ExitStack
-from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingW
 from ..errors import InputError, UnsupportedCallError
 from ..stores.held import HeldLayer
 from . import account, items
-from .call import Call, pick
+from .call import Call, Current, pick
 from .inputs import Inputs
 from .masks import gather_mask
 from .model import Anatomy
@@ -29,8 +28,8 @@ class Funnel:
 
     def __init__(self, anatomy: Anatomy, inputs: Inputs, tower: Tower | None) -> None:
         self.anatomy, self.inputs, self.tower = anatomy, inputs, tower
-        self.current: ContextVar[Call | None] = ContextVar("foveate_call", default=None)
-        self.prompt: ContextVar[tuple[Tensor | None, list[Note]]] = ContextVar("foveate_prompt", default=(None, []))
+        self.current = Current()
+        self.seeks = [m.name for m in inputs.methods]  # methods that must know which tokens are visual
         self.own_deepstack = 0  # DeepStack features to add ourselves, set by the layers stage
 
     def place(self, stack: ExitStack) -> None:
@@ -44,10 +43,11 @@ class Funnel:
     # --- around the model -----------------------------------------------------------------------------------------
 
     def _see(self, module: Any, args: Any, kwargs: Any) -> None:
-        ids = kwargs.get("input_ids", args[0] if args else None)
+        here = self.current
+        here.ids = kwargs.get("input_ids", args[0] if args else None)
         given = kwargs.get("mm_encoder_outputs") or {}
         outputs = [given.get("image"), given.get("video")] if isinstance(given, dict) else []
-        self.prompt.set((ids, [note for o in outputs if (note := getattr(o, NOTE, None)) is not None]))
+        here.notes = tuple(note for o in outputs if (note := getattr(o, NOTE, None)) is not None)
         if self.tower is not None:
             self.tower.recent = []
 
@@ -65,12 +65,13 @@ class Funnel:
         mask = kwargs.get("attention_mask")
         flat = visible(mask) if n > 1 else None  # a single new token is never padding
         valid = torch.ones(b, n, dtype=torch.bool, device=shape.device) if flat is None else flat[:, -n:]
-        ids, notes = self.prompt.get()
-        visual = self._visual(ids, b, n, x)
+        ids, notes = self.current.ids, list(self.current.notes)
+        visual = self._visual(ids, valid, x)
         at = torch.arange(n, device=shape.device).expand(b, n)
         padded = flat is not None and not bool(valid.all())
         call = Call(b, n, cache, seen == 0, at, valid, visual & valid, torch.where(valid, at + seen, -1), padded)
-        self.current.set(call)
+        call.before = sum(layer.nbytes for layer in held)
+        self.current.call = call
         notes = notes or (self.tower.recent if self.tower is not None else [])
         acts = self.inputs.methods or any(note.kept is not None for note in notes)
         if ids is not None and x is not None and n > 1 and acts and bool(visual.any()):
@@ -84,16 +85,17 @@ class Funnel:
         kwargs["attention_mask"] = self._mask(call, mask, held, n)
         return args, kwargs
 
-    def _visual(self, ids: Tensor | None, b: int, n: int, x: Tensor | None) -> Tensor:
-        """(B, n) bool: placeholders of visual tokens among the tokens of this call."""
-        if ids is not None and n > 1 and self.anatomy.visual_ids and tuple(ids.shape) == (b, n):
+    def _visual(self, ids: Tensor | None, valid: Tensor, x: Tensor | None) -> Tensor:
+        """(B, n) bool: placeholders of visual tokens among the tokens of this call; valid (B, n)."""
+        n = valid.shape[1]
+        if ids is not None and n > 1 and self.anatomy.visual_ids and ids.shape == valid.shape:
             return self.anatomy.visual(ids)
-        if ids is None and n > 1 and x is not None and self.inputs.methods:
+        if ids is None and n > 1 and x is not None and self.seeks:
             raise InputError(
-                f"{self.inputs.methods[0].name} must know which tokens are visual; call the model with input_ids "
+                f"{self.seeks[0]} must know which tokens are visual; call the model with input_ids "
                 "(and pixel_values), not with inputs_embeds alone"
             )
-        return torch.zeros(b, n, dtype=torch.bool, device=None if x is None else x.device)
+        return torch.zeros_like(valid)
 
     def _reduce(
         self, call: Call, kwargs: dict[str, Any], ids: Tensor, visual: Tensor, notes: list[Note], seen: int
@@ -146,10 +148,10 @@ class Funnel:
         return torch.cat(parts, 1).long()
 
     def _leave(self, module: Any, args: Any, out: Any) -> None:
-        call = self.current.get()
-        self.current.set(None)
-        self.prompt.set((None, []))
-        if call is not None and call.n > 1:
+        here = self.current
+        call, here.call, here.ids, here.notes = here.call, None, None, ()
+        # later calls of several tokens without an image may be drafts, which are no part of a prefill
+        if call is not None and call.n > 1 and (call.first or any(call.visual_full)):
             account.close(call, self.anatomy.layers, module.config, self.inputs.report)
 
 

@@ -83,7 +83,8 @@ class Inputs:
         label = " + ".join(map(str, self.methods))
         for i, (it, r) in enumerate(zip(found, maps)):
             totals[i] = totals[i].then(r)
-            self.report.kept.append(Kept("inputs", label, it.row, it.index, None, totals[i], it.where))
+            stood = call.where[it.row, it.where]
+            self.report.kept.append(Kept("inputs", label, it.row, it.index, None, totals[i], stood))
         return totals
 
     def _run(self, m: Any, tokens: Tokens, call: Call) -> Reduction | None:

@@ -55,6 +55,7 @@ class LayerSite:
     def __init__(self, anatomy: Anatomy, methods: list[Any], report: Report, funnel: Funnel) -> None:
         self.anatomy, self.methods, self.report, self.funnel = anatomy, methods, report, funnel
         n = len(anatomy.layers)
+        funnel.seeks += [m.name for m in methods]
         self.at = {m: tuple(m.at(n)) for m in methods}
         for m, places in self.at.items():
             for k in places:
@@ -185,7 +186,7 @@ class LayerSite:
                     if not r.selects:
                         x[it.row, stay] = r(x[it.row, it.where][None])[0]
                     keep[it.row, stay] = True
-                    where = call.index[it.row, it.where]
+                    where = call.where[it.row, it.where]
                     self.report.kept.append(Kept("layers", str(m), it.row, it.index, i, r, where))
                     row.tokens_in += r.n
                     row.tokens_out += r.m
