@@ -1,0 +1,86 @@
+"""What the tests of the sites share: the cases, running a plan, and comparing it with the mask-out reference."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import Tensor
+
+import foveate
+from foveate.report import Report
+from foveate.testing import FAMILIES, tiny
+from foveate.testing.maskout import mask_out, visible
+from foveate.testing.tiny_prompt import Tiny
+
+torch.set_num_threads(1)
+transformers.logging.set_verbosity_error()
+
+ALL = "divprune(keep=0.5) + fastv(layer=1, keep=0.5) + snapkv(keep=0.5, window=4)"
+KINDS = ("sdpa", "eager")
+STEPS = 4
+
+
+def layouts(name: str) -> list[dict[str, Any]]:
+    """The inputs every family is tried with."""
+    more: list[dict[str, Any]] = [{}, {"batch": 2, "ragged": True}]
+    if name in FAMILIES["vlm"]:
+        more.append({"images": 2})
+    if name in FAMILIES["video"]:
+        more += [{"video": True}, {"video": True, "batch": 2, "ragged": True}]
+    return more
+
+
+def cases(*kinds: str) -> list[Any]:
+    """(family, layout) pairs with readable ids."""
+    out = []
+    for name in (n for k in kinds for n in FAMILIES[k]):
+        for more in layouts(name):
+            out.append(pytest.param(name, more, id="-".join([name, *more])))
+    return out
+
+
+def generate(z: Tiny, plan: str | None = None, **more: Any) -> tuple[Any, Report]:
+    """Greedy generation with logits, under a plan or bare."""
+    asked = {"max_new_tokens": STEPS, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+    asked |= z.inputs | more
+    with torch.no_grad():
+        if plan is None:
+            return z.model.generate(**asked), Report()
+        with foveate.apply(z.model, plan) as report:
+            return z.model.generate(**asked), report
+
+
+def logits_of(out: Any) -> Tensor:
+    """(B, steps, V) of a generation."""
+    return torch.stack(out.logits, 1)
+
+
+def new_tokens(z: Tiny, out: Any) -> Tensor:
+    """(B, steps) what was generated."""
+    tokens: Tensor = out.sequences[:, z.inputs["input_ids"].shape[1] :]
+    return tokens
+
+
+def check_maskout(z: Tiny, plan: str) -> Report:
+    """A run under ``plan`` gives what the bare model gives with the dropped columns hidden."""
+    out, report = generate(z, plan)
+    seen = visible(z.model, report, out.past_key_values, z.inputs["input_ids"].shape)
+    torch.testing.assert_close(logits_of(out), mask_out(z.model, z.inputs, new_tokens(z, out), seen), atol=2e-5, rtol=0)
+    return report
+
+
+def check_same(z: Tiny, plan: str) -> Report:
+    """A run under ``plan`` gives, bit for bit, what the bare model gives."""
+    bare, _ = generate(z)
+    out, report = generate(z, plan)
+    assert torch.equal(logits_of(out), logits_of(bare))
+    assert torch.equal(out.sequences, bare.sequences)
+    return report
+
+
+def make(name: str, attn: str = "sdpa", **more: Any) -> Tiny:
+    """A tiny model with its inputs."""
+    return tiny(name, attn=attn, **more)
