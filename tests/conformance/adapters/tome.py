@@ -26,12 +26,9 @@ def _matching(params: Mapping[str, Any], given: Mapping[str, Tensor]) -> dict[st
     match = _match(params, given, tokens)
     slots = Reduction.merge(match.into, size).listed(match.order)
     listing = match.order
-    if (
-        params.get("distill_token") and slots.m < slots.n
-    ):  # the code moves the distillation token up beside the class token
-        listing = torch.cat(
-            [match.order[:, :1], torch.ones_like(match.order[:, :1]), _without(match.order[:, 1:], 1)], 1
-        )
+    if params.get("distill_token") and slots.m < slots.n:  # the code moves it up beside the first survivor
+        head, rest = match.order[:, :1], _without(match.order[:, 1:], 1)
+        listing = torch.cat([head, torch.ones_like(head), rest], 1)
     out = slots.listed(listing)
     merged = out(x)
     lifted = slots.expand(merged)  # reads the slots as they were before that move, as the code does
