@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import wave
 from pathlib import Path
@@ -349,6 +350,19 @@ def test_one_liners(tmp_path: Path) -> None:
                     read(tmp_path / name)
     with pytest.raises(MediaError, match="download it first"):
         open_video("https://example.org/a.mp4")
+
+
+@pytest.mark.filterwarnings("error::ResourceWarning", "error::pytest.PytestUnraisableExceptionWarning")
+def test_bad_files_are_closed(tmp_path: Path) -> None:
+    Image.new("RGB", (1, 1)).save(tmp_path / "dot.png")
+    _noise(0).save(tmp_path / "half.png")
+    (tmp_path / "half.png").write_bytes((tmp_path / "half.png").read_bytes()[:900])
+    for name in ("dot.png", "half.png"):
+        with pytest.raises(MediaError):
+            open_video(tmp_path / name)
+        with pytest.raises(MediaError):
+            open_image(tmp_path / name)
+    gc.collect()
 
 
 def test_any_damage_is_a_media_error(tmp_path: Path, clip: Path) -> None:

@@ -61,9 +61,7 @@ class Video:
     def __init__(self, path: str | PathLike[str]) -> None:
         self.path = check_file(path)
         image = sniff(self.path)
-        if image is not None:
-            check_size(image.size, str(self.path))
-        self._source: Coded | Pictures = Coded(self.path) if image is None else Pictures(self.path, image)
+        self._source: Coded | Pictures = Coded(self.path) if image is None else _pictures(self.path, image)
         self._closed = False
         self.times: NDArray[np.float64] = self._source.times
         self.frames = len(self.times)
@@ -181,6 +179,15 @@ class Video:
             raise InputError(f"{self.path} is closed; read its frames inside the 'with open_video(...)' block")
         number, image = self._source.fetch(number)
         return Frame(image, float(self.times[number]), number)
+
+
+def _pictures(path: Path, image: Image.Image) -> Pictures:
+    try:
+        check_size(image.size, str(path))  # before anything is decoded
+        return Pictures(path, image)
+    except MediaError:
+        image.close()
+        raise
 
 
 def open_video(path: str | PathLike[str]) -> Video:
