@@ -152,3 +152,16 @@ def test_every_public_name_is_there():
         assert not isinstance(getattr(foveate, name), type(sys)), name
     with pytest.raises(AttributeError):
         _ = foveate.nothing
+
+
+def test_merged_tokens_are_where_they_went(tiny):
+    answer = ask(stripes(), "What?", model=tiny, max_new_tokens=1, plan="avgpool + fastv(layer=2, keep=0.5)")
+    from foveate.drawing import slots
+
+    ended = slots(answer.prompt, answer.report.kept, ("inputs", "layers"))[0, answer.prompt.visuals[0].where]
+    first = slots(answer.prompt, answer.report.kept, ("inputs",))[0, answer.prompt.visuals[0].where]
+    rows = answer.report.rows
+    assert len(first.unique()) == rows[0].tokens_out < rows[0].tokens_in
+    assert (first >= 0).all()
+    assert len(set(ended.tolist()) - {-1}) == rows[1].tokens_out
+    assert ((ended == first) | (ended == -1)).all()

@@ -90,23 +90,23 @@ class Answer:
 
         Decisions are composed in the order they were made. None for a visual whose tokens form no grid.
         """
-        left = torch.ones(self.prompt.inputs["input_ids"].shape, dtype=torch.bool)
-        for k in self.report.kept:
-            if k.stage not in stages or k.where is None:
-                continue
-            where = k.where.cpu()
-            left[k.row, where] &= k.reduction.kept[0, : len(where)].cpu()
-        return [left[v.row, v.where.cpu()].view(v.grid) if v.grid else None for v in self.prompt.visuals]
+        from .drawing import slots
+
+        ended = slots(self.prompt, self.report.kept, stages)
+        places = [(v, v.where.cpu()) for v in self.prompt.visuals]
+        return [(ended[v.row, at] == at).view(v.grid) if v.grid else None for v, at in places]
 
     def show(self, path: str | PathLike[str]) -> Path:
         """Draw what was kept over the frames and write the picture; returns the path.
 
         Raises:
             InputError: there is nothing to draw: no image, or tokens that form no grid.
+            MediaError: the file cannot be written.
         """
         from .drawing import draw
 
-        return draw(self, Path(path))
+        title = f"{self.plan or 'the full model'}, {self.model}"
+        return draw(self.prompt, self.report.kept, ("inputs", "layers"), title, Path(path))
 
 
 Media = str | PathLike[str] | Image | Sequence[Any]

@@ -1,79 +1,57 @@
-"""The picture of an answer: every frame with the dropped cells darkened, and above it what was kept."""
+"""What became of an answer's visual tokens, stage after stage, and the picture of it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+import torch
 from torch import Tensor
 
-from .errors import InputError, MediaError
-
-if TYPE_CHECKING:
-    from .ask import Answer
-
-_WIDTH, _GAP, _LINE = 320, 12, 18
-_DARK = 0.22
+from .errors import InputError
+from .prompt import Prompt
+from .report import Kept
 
 
-def draw(answer: Answer, path: Path) -> Path:
-    """Write one picture with all frames of an answer's images and videos; its format follows the suffix.
+def slots(prompt: Prompt, decisions: Sequence[Kept], stages: Sequence[str]) -> Tensor:
+    """(B, n) int64: the position whose token each position of the prompt ended in; its own if it stayed, -1 if dropped.
+
+    Decisions are composed in the order they were made: a token merged by one stage goes where its slot goes later.
+    """
+    b, n = prompt.inputs["input_ids"].shape
+    ended = torch.arange(n).repeat(b, 1)
+    for k in decisions:
+        if k.stage not in stages or k.where is None:
+            continue
+        r, where = k.reduction.to("cpu"), k.where.cpu()
+        spare = torch.cat([torch.where(r.valid[0], where[r.keep[0].clamp(min=0)], -1), torch.tensor([-1])])
+        moved = torch.arange(n + 1)  # the last entry stands for "dropped before"
+        moved[n] = -1
+        moved[where] = spare[r.assign[0]]
+        ended[k.row] = moved[torch.where(ended[k.row] >= 0, ended[k.row], n)]
+    return ended
+
+
+def draw(prompt: Prompt, decisions: Sequence[Kept], stages: Sequence[str], title: str, path: Path) -> Path:
+    """Write one picture with all frames of a prompt's images and videos; merged cells are tinted alike.
 
     Raises:
-        InputError: no image or video, or none whose tokens form a grid; or a suffix that Pillow does not write.
-        MediaError: the file cannot be written.
+        InputError: no image or video, or none whose tokens form a grid.
+        MediaError: the file cannot be written, or its suffix names no picture format.
     """
-    cells = [
-        (picture, mask, _caption(v.item.name, v.times, i, mask))
-        for v, kept in zip(answer.prompt.visuals, answer.kept())
-        if kept is not None
-        for i, (picture, mask) in enumerate(zip(v.pictures, kept))
-    ]
-    if not cells:
+    from .show import save_sheet
+
+    ended = slots(prompt, decisions, stages)
+    frames, grids, groups, captions = [], [], [], []
+    for v in prompt.visuals:
+        if v.grid is None:
+            continue
+        where = v.where.cpu()
+        frames += v.pictures
+        grids += list((ended[v.row, where] == where).view(v.grid))
+        groups += list(ended[v.row, where].view(v.grid))
+        captions += [f"{v.item.name} {t:.1f} s" for t in v.times] or [v.item.name]
+    if not frames:
         raise InputError("nothing to draw: the prompt has no image or video whose tokens form a grid")
-    sheet = _sheet([(darkened(p, m), words) for p, m, words in cells], f"{answer.plan or 'full model'}, {answer.model}")
-    try:
-        sheet.save(path)
-    except ValueError as error:
-        raise InputError(f"cannot tell a picture format from {str(path)!r}; end it in .png or .jpg") from error
-    except OSError as error:
-        raise MediaError(f"{path}: cannot be written ({error.strerror or error})") from error
-    return path
-
-
-def darkened(picture: Image.Image, kept: Tensor) -> Image.Image:
-    """RGB picture, kept (h, w) bool -> a new picture in which dropped cells are dark and grey."""
-    scale = _WIDTH / picture.width
-    small = picture.resize((_WIDTH, max(1, round(picture.height * scale))))
-    bright = np.asarray(small).astype(np.float32)
-    grey = np.repeat(bright.mean(-1, keepdims=True), 3, axis=-1) * _DARK
-    h, w = kept.shape
-    rows = np.arange(small.height) * h // small.height
-    columns = np.arange(small.width) * w // small.width
-    mask = kept.cpu().numpy()[rows][:, columns, None]
-    return Image.fromarray(np.where(mask, bright, grey).astype(np.uint8))
-
-
-def _caption(name: str, times: list[float], i: int, kept: Tensor) -> str:
-    when = f" at {times[i]:.1f} s" if i < len(times) else ""
-    return f"{name}{when}: {int(kept.sum())} of {kept.numel()}"
-
-
-def _sheet(cells: list[tuple[Image.Image, str]], title: str) -> Image.Image:
-    columns = min(4, len(cells))
-    rows = [cells[i : i + columns] for i in range(0, len(cells), columns)]
-    heights = [max(p.height for p, _ in row) + _LINE for row in rows]
-    size = (columns * (_WIDTH + _GAP) + _GAP, sum(h + _GAP for h in heights) + _LINE + 2 * _GAP)
-    out = Image.new("RGB", size, "white")
-    pen, font = ImageDraw.Draw(out), ImageFont.load_default(13)
-    pen.text((_GAP, _GAP), title, fill="black", font=font)
-    y = _LINE + 2 * _GAP
-    for row, height in zip(rows, heights):
-        for i, (picture, words) in enumerate(row):
-            x = _GAP + i * (_WIDTH + _GAP)
-            pen.text((x, y), words, fill="black", font=font)
-            out.paste(picture, (x, y + _LINE))
-        y += height + _GAP
-    return out
+    merged = any(bool(((g >= 0) & ~kept).any()) for g, kept in zip(groups, grids))
+    return save_sheet(path, frames, grids, title, captions, groups=groups if merged else None)

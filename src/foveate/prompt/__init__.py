@@ -9,7 +9,7 @@ from typing import Any, cast
 from ..errors import InputError
 from .base import Builder, Prompt, Visual
 from .chat import Conversation, Item, Messages, Progress, read
-from .hf import ProcessorBuilder, TextBuilder, load_processor
+from .hf import ProcessorBuilder, TextBuilder, image_processor, load_processor
 from .pixels import PatchRule, patchify, video_patches
 from .qwen import FAMILIES, QwenBuilder, rule_of
 
@@ -58,7 +58,7 @@ def builder_for(folder: Path, config: Any, vision: bool) -> Builder:
     Raises:
         UnsupportedModelError: when the folder lacks the tokenizer or the processor.
     """
-    from transformers import AutoImageProcessor, AutoTokenizer
+    from transformers import AutoTokenizer
 
     from ..errors import UnsupportedModelError
 
@@ -70,7 +70,7 @@ def builder_for(folder: Path, config: Any, vision: bool) -> Builder:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         if not vision:
             return TextBuilder(tokenizer, family)
-        images = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
+        images = image_processor(folder)
     except (OSError, ValueError, ImportError, TypeError, AttributeError) as error:
         why = " ".join(str(error).split())[:300]
         raise UnsupportedModelError(f"no usable tokenizer or image processor in {str(folder)!r}: {why}") from error

@@ -126,11 +126,12 @@ def _video(value: Any, times: Any, frames: int, index: int, progress: Progress |
         told = None if progress is None else functools.partial(progress, f"reading {name}")
         with open_video(path) as video:
             value = video.sample(frames, progress=told)
-    if not isinstance(value, Sequence) or not all(isinstance(getattr(f, "image", f), Image) for f in value):
+    given: list[Any] = [getattr(f, "image", f) for f in value] if isinstance(value, Sequence) else [value]
+    if not all(isinstance(g, Image) for g in given):
         raise InputError(f"a video is a path or a list of frames. Got {_short(value)}")
-    if not value:
+    if not given:
         raise MediaError(f"{name}: has no frames")
-    pictures = tuple(open_image(getattr(f, "image", f)) for f in value)
+    pictures = tuple(map(open_image, given))
     if times is None:
         times = [getattr(f, "time", 0.5 * i) for i, f in enumerate(value)]  # bare pictures: two a second
     if len(times) != len(pictures):

@@ -186,20 +186,27 @@ class TextBuilder:
         return Prompt({"input_ids": ids, "attention_mask": mask}, [], texts)
 
 
+def image_processor(folder: Path) -> Any:
+    """The folder's image processor; without torchvision, the one that works with Pillow."""
+    # the class by the same name in ``transformers`` itself refuses to load without torchvision in 5.16.1
+    from transformers.models.auto.image_processing_auto import AutoImageProcessor
+
+    return AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
+
+
 def load_processor(folder: Path, config: Any) -> Any:
     """The folder's processor; where it wants a video processor it gets :class:`Frames`.
 
     Raises:
         UnsupportedModelError: when the folder has none, or the family needs more than images and videos.
     """
-    from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
-    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+    from transformers import PROCESSOR_MAPPING, AutoProcessor, AutoTokenizer
 
     kind = PROCESSOR_MAPPING.get(type(config), None)
     try:
         if kind is None or "video_processor" not in kind.get_attributes():
             return AutoProcessor.from_pretrained(folder, trust_remote_code=False)
-        images = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
+        images = image_processor(folder)
         parts = {"image_processor": images, "tokenizer": AutoTokenizer.from_pretrained(folder, trust_remote_code=False)}
         parts["video_processor"] = Frames(_frame_size(images), images.image_mean, images.image_std)
         if missing := set(kind.get_attributes()) - set(parts):
