@@ -133,8 +133,10 @@ class Report:
 
         self._settle()
         table = Table(box=None, pad_edge=False)
-        for name in ("site", "method", "tokens in", "tokens out", "ms", "GFLOPs", "full", "KV", "full KV"):
-            table.add_column(name, justify="left" if name in ("site", "method") else "right", no_wrap=True)
+        for name in ("site", "method", "tokens in", "out", "ms", "GFLOPs", "full", "KV", "full KV"):
+            words = name in ("site", "method")
+            # numbers are never cut; on a narrow terminal the method's text takes more lines instead
+            table.add_column(name, justify="left" if words else "right", no_wrap=name != "method", overflow="fold")
         for r in self.ordered():
             site = r.stage if r.layer is None else f"{r.stage} {r.layer}"
             cells = (*_counts(r), *_flops(r.flops, r.flops_full), *_bytes(r.kv_bytes, r.kv_bytes_full))

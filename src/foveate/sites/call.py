@@ -30,6 +30,7 @@ class Call:
         inputs: (row of the report, tokens dropped) of each input method, in order.
         cuts: (row of the report, layer, tokens dropped) of each method inside the layers, in order.
         whole: True while nothing was shortened and the masks handed over still fit.
+        prepared: whether the masks handed over were made for the whole prompt, before anything was dropped.
         padded: whether any row has padding (known on the host, so nothing waits for the device).
         attention: last-token attention rows by layer, (B, H, m), left by the taps.
         deepstack: features still to be added after each of the first layers, (B, m, D) each.
@@ -57,6 +58,7 @@ class Call:
     cuts: list[tuple[Row, int, int]] = field(default_factory=list)
     entered: int = 0
     before: int = 0
+    prepared: bool = False
 
     @property
     def m(self) -> int:
@@ -91,11 +93,13 @@ class Current(threading.local):
         call: the call, or None between calls.
         ids: (B, n) input ids that the model was given, or None.
         notes: what the vision tower left for this prompt.
+        media: whether the call brings images or video; without, placeholders (of a draft, say) are plain tokens.
     """
 
     call: Call | None = None
     ids: Tensor | None = None
     notes: tuple[Any, ...] = ()
+    media: bool = False
 
     def get(self) -> Call | None:
         """The call that runs in this thread."""

@@ -46,6 +46,7 @@ class Funnel:
         here = self.current
         here.ids = kwargs.get("input_ids", args[0] if args else None)
         given = kwargs.get("mm_encoder_outputs") or {}
+        here.media = bool(given) or any(kwargs.get(k) is not None for k in ("pixel_values", "pixel_values_videos"))
         outputs = [given.get("image"), given.get("video")] if isinstance(given, dict) else []
         here.notes = tuple(note for o in outputs if (note := getattr(o, NOTE, None)) is not None)
         if self.tower is not None:
@@ -89,7 +90,7 @@ class Funnel:
         """(B, n) bool: placeholders of visual tokens among the tokens of this call; valid (B, n)."""
         n = valid.shape[1]
         if ids is not None and n > 1 and self.anatomy.visual_ids and ids.shape == valid.shape:
-            return self.anatomy.visual(ids)
+            return self.anatomy.visual(ids) if self.current.media else torch.zeros_like(valid)
         if ids is None and n > 1 and x is not None and self.seeks:
             raise InputError(
                 f"{self.seeks[0]} must know which tokens are visual; call the model with input_ids "
@@ -136,6 +137,7 @@ class Funnel:
         return kwargs
 
     def _mask(self, call: Call, mask: Any, held: list[HeldLayer], n: int) -> Any:
+        call.prepared = isinstance(mask, dict) or (isinstance(mask, Tensor) and mask.ndim == 4)
         if isinstance(mask, dict):
             return {k: gather_mask(v, call, n) for k, v in mask.items()}
         if isinstance(mask, Tensor) and mask.ndim == 4:
