@@ -28,7 +28,7 @@ def test_ask(clip, tmp_path):
     assert out.exit_code == 0, out.output
     assert "untrained: the words mean nothing; the table is real" in out.stdout
     assert "divprune" in out.stdout
-    assert "tokens out" in out.stdout
+    assert "tokens in" in out.stdout
     assert out.stderr == ""
     assert Image.open(picture).width > 10
 
