@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
@@ -49,7 +50,8 @@ def generate(z: Tiny, plan: str | None = None, **more: Any) -> tuple[Any, Report
     with torch.no_grad():
         if plan is None:
             return z.model.generate(**asked), Report()
-        with foveate.apply(z.model, plan) as report:
+        with warnings.catch_warnings(), foveate.apply(z.model, plan) as report:
+            warnings.filterwarnings("ignore", "sliding-window layers keep their window")
             return z.model.generate(**asked), report
 
 

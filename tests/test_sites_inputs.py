@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from site_kit import KINDS, cases, check_maskout, check_same, generate, logits_of, make
 
 import foveate
 from foveate.errors import InputError
 from foveate.testing import FAMILIES
 from foveate.testing.maskout import MaskOut, mask_out, visible
+from site_kit import KINDS, cases, check_maskout, check_same, generate, logits_of, make
 
 VLM = FAMILIES["vlm"]
 
@@ -112,7 +112,7 @@ def test_without_a_cache_every_step_is_a_prefill(name: str) -> None:
 @torch.no_grad()
 def test_right_padding(name: str) -> None:
     z = make(name)
-    padded = {k: v for k, v in z.inputs.items()}
+    padded = dict(z.inputs)
     for key in ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids"):
         if key in padded:
             padded[key] = torch.nn.functional.pad(padded[key], (0, 3))

@@ -35,8 +35,8 @@ class _LastRow(Watch):
                 call.attention[self.layer] = last_row(seen, call)
 
 
-def last_row(seen: Seen, call: Call) -> Tensor:
-    """Attention of each row's last real token on the call's own tokens, (B, H, m)."""
+def last_row(seen: Seen, call: Call, window: int | None = None) -> Tensor:
+    """Attention of each row's last real token on the call's own tokens, (B, H, m); window: where no mask tells it."""
     last = call.kept.long().cumsum(1).argmax(1)  # right padding, too
     q = pick(seen.q, last[:, None], dim=2)
     if isinstance(seen.mask, Tensor) and seen.mask.ndim == 4:
@@ -45,6 +45,8 @@ def last_row(seen: Seen, call: Call) -> Tensor:
     else:
         past = torch.ones(call.b, seen.k.shape[2] - call.m, dtype=torch.bool, device=q.device)
         own = call.kept & (torch.arange(call.m, device=q.device) <= last[:, None])
+        if window is not None:
+            own = own & (call.where.gather(1, last[:, None]) - call.where < window)
         mask = torch.cat([past, own], 1)[:, None, None]
     return attention_rows(q, seen.k, seen.scaling, mask)[:, :, 0, seen.k.shape[2] - call.m :]
 
@@ -55,6 +57,7 @@ class LayerSite:
     def __init__(self, anatomy: Anatomy, methods: list[Any], report: Report, funnel: Funnel) -> None:
         self.anatomy, self.methods, self.report, self.funnel = anatomy, methods, report, funnel
         n = len(anatomy.layers)
+        self.windows = anatomy.windows
         funnel.seeks += [m.name for m in methods]
         self.at = {m: tuple(m.at(n)) for m in methods}
         for m, places in self.at.items():
@@ -129,7 +132,7 @@ class LayerSite:
             kind = self.anatomy.decoder.config._attn_implementation
             mask = self._own_mask(call, kwargs.get("attention_mask"))
             heads = self.anatomy.decoder.config.num_attention_heads
-            kwargs["attention_mask"] = fit(mask, held, call, heads, x.dtype, kind)
+            kwargs["attention_mask"] = fit(mask, held, self.windows[i], call, heads, x.dtype, kind)
             kwargs["position_ids"] = None  # rotary tables are made; gaps would be read as packed sequences
             return ((x, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": x})
 
@@ -168,7 +171,9 @@ class LayerSite:
                 if "next_attention" in m.card.needs:
                     hidden = norms_of(layer)[0](x)
                     attention["next_attention"] = last_row(
-                        probe(attention_of(layer), hidden, position_embeddings=self._positions(call, given)), call
+                        probe(attention_of(layer), hidden, position_embeddings=self._positions(call, given)),
+                        call,
+                        self.windows[i],
                     )
                 if "last_attention" in m.card.needs:
                     attention["last_attention"] = call.attention[i - 1]

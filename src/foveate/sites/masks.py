@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ..stores.held import HeldLayer
 from .call import Call, pick
@@ -22,27 +23,33 @@ def gather_mask(mask: object, call: Call, n: int) -> object:
     return torch.cat([pick(past.expand(call.b, *past.shape[1:]), call.index, dim=2), new], -1)
 
 
-def fit(mask: object, held: HeldLayer | None, call: Call, heads: int, dtype: torch.dtype, kind: str) -> object:
+def fit(
+    mask: object, held: HeldLayer | None, window: int | None, call: Call, heads: int, dtype: torch.dtype, kind: str
+) -> object:
     """The mask of one layer, from what it holds. ``mask``: what was handed over, gathered to ``call.m`` queries.
+
+    A window is measured at the positions in the whole sequence: tokens that were dropped count.
 
     Returns None where plain causal attention (or one query seeing everything) is right.
     """
     past = 0 if held is None else held.held
-    window = None if held is None else held.window
     if "flash" in kind:
         return _flat(mask, held, call)
     if mask is None:
         alone = past == 0 or call.m == 1
-        hidden = (
-            call.padded or (held is not None and held.padded) or (window is not None and past + call.m > window - 1)
-        )
+        span = call.n + (0 if held is None else held.seen)
+        hidden = call.padded or (held is not None and held.padded) or (window is not None and span > window - 1)
         if alone and not hidden:
             return None
         new = call.kept[:, None, None] & _causal(call)
         if window is not None:
-            new = new & (call.where[:, None, :, None] - call.where[:, None, None] < window)
+            new = new & _near(call, window)
         return as_kind(_join(_past(held, call, heads), new, call), dtype, kind)
-    if not isinstance(mask, Tensor) or mask.ndim != 4 or past == 0:
+    if not isinstance(mask, Tensor) or mask.ndim != 4:
+        return mask
+    if window is not None and not call.whole and not call.prepared:
+        mask = _hide(mask, pad(~_near(call, window), (mask.shape[-1] - call.m, 0)))  # the past has its own check
+    if past == 0:
         return mask
     new = mask[..., mask.shape[-1] - call.m :]
     before = _past(held, call, heads)
@@ -59,6 +66,11 @@ def _join(past: Tensor, new: Tensor, call: Call) -> Tensor:
 def _causal(call: Call) -> Tensor:
     at = torch.arange(call.m, device=call.kept.device)
     return (at[None] <= at[:, None])[None, None]
+
+
+def _near(call: Call, window: int) -> Tensor:
+    """(B, 1, m, m) bool: which of the call's own tokens are within the window of each."""
+    return call.where[:, None, :, None] - call.where[:, None, None] < window
 
 
 def _past(held: HeldLayer | None, call: Call, heads: int) -> Tensor:

@@ -59,6 +59,14 @@ class Anatomy:
         return self.prefix if full and self.family.pool == "one" else 0
 
     @property
+    def windows(self) -> tuple[int | None, ...]:
+        """Sliding-window width of each decoder layer, None where it attends to everything."""
+        config = self.decoder.config
+        width = getattr(config, "sliding_window", None)
+        kinds = getattr(config, "layer_types", None) or ["sliding_attention"] * len(self.layers)
+        return tuple(width if kind == "sliding_attention" else None for kind in kinds)
+
+    @property
     def unit(self) -> int:
         """Patches in one merge group of a packed tower."""
         return int(getattr(self.encoder, "spatial_merge_size", 1)) ** 2

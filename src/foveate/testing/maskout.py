@@ -188,7 +188,7 @@ def _allowed(past: Tensor, own: Tensor, heads: int) -> Tensor:
     return torch.cat([past[:, :, None].expand(shape), here.expand(shape)], -1)
 
 
-def _both(mask: Any, allowed: Tensor, dtype: torch.dtype, kind: str) -> Tensor:
+def _both(mask: Tensor | None, allowed: Tensor, dtype: torch.dtype, kind: str) -> Tensor:
     """The model's own mask (None: causal; it may cover only the latest columns) and ours, in the kind's form."""
     q = allowed.shape[2]
     if mask is None:
