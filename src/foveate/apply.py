@@ -90,6 +90,13 @@ def check(parts: Anatomy, steps: Plan) -> frozenset[str]:
         PlanError, SignalError, UnsupportedModelError: saying why, and what would work.
     """
     want: set[str] = set()
+    for part in (parts.encoder, parts.decoder):
+        kind = getattr(getattr(part, "config", None), "_attn_implementation", None) or "eager"
+        if steps and kind not in ("sdpa", "eager") and "flash" not in kind:
+            raise UnsupportedModelError(
+                f"{parts.name} uses {kind} attention, whose masks cannot be fitted to shortened prompts; "
+                "load it with attn_implementation='sdpa' (or 'eager', or a FlashAttention)"
+            )
     for m in steps:
         _check_stage(parts, m)
         for need in m.card.needs:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ..errors import UnsupportedCallError
 from ..stores.held import HeldLayer
 from .call import Call, pick
 
@@ -34,6 +35,12 @@ def fit(
     """
     past = 0 if held is None else held.held
     if "flash" in kind:
+        seen = call.n + (0 if held is None else held.seen)
+        if window is not None and seen > window - 1 and seen != past + call.m:
+            raise UnsupportedCallError(
+                "FlashAttention would measure sliding windows in the tokens that are left; "
+                "load the model with attn_implementation='sdpa' to shorten its prompts"
+            )
         return _flat(mask, held, call)
     if mask is None:
         alone = past == 0 or call.m == 1
