@@ -42,9 +42,9 @@ def apply(model: Any, plan: str | Path | Any | Iterable[Any], *, guard: bool = F
     """
     steps = Plan.of(plan)
     parts = anatomy(model)
-    want = check(parts, steps)
     if _busy(parts):
         raise PlanError(f"this {parts.name} already runs inside foveate.apply; put both plans into one")
+    want = check(parts, steps)
     report = Report(plan=str(steps))
     with ExitStack() as stack:
         _place(parts, steps, want, report, guard, stack)
