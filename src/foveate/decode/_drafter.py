@@ -51,7 +51,8 @@ class Outcome:
         ids: (B, n) the text so far, the tokens just settled included.
         read: (B, gamma + 1) the tokens the target has just read: the last settled one, then the draft.
         logits: (B, gamma + 1, V) the target's raw logits after each of them.
-        kept: how many drafted tokens stayed (in every row).
+        kept: how many drafted tokens stayed (in every row). Usually the target's own token follows them in ids; where
+            a row finished inside the draft, none does.
     """
 
     ids: Tensor
@@ -69,7 +70,7 @@ class Reader(Protocol):
         ...
 
     def read(self, tokens: Tensor) -> Tensor:
-        """Read tokens (B, k) on; returns logits (B, k, V) after each of them, float32."""
+        """Read tokens (B, k) on, k >= 1; returns logits (B, k, V) after each of them, float32."""
         ...
 
     def forget(self, k: int) -> None:

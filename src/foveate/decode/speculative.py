@@ -117,10 +117,13 @@ class _SmallModel:
         return Draft(torch.stack(tokens, 1), torch.stack(probs, 1) if probs else None, self.options.weight)
 
     def learn(self, outcome: Outcome) -> None:
-        """Forget the drafted tokens that did not stay (the last one was never read); adapt the length."""
+        """Forget the drafted tokens that did not stay (the last one was never read); adapt the length.
+
+        One settled token is always left to read: it gives the logits that the next draft starts from.
+        """
         if self.drafted == 0:  # the prefill
             return
-        agreed = self.settled + min(outcome.kept, self.drafted - 1)
+        agreed = min(self.settled + min(outcome.kept, self.drafted - 1), outcome.ids.shape[1] - 1)
         self.reader.forget(self.reader.length - agreed)
         if self.options.adaptive:
             whole = outcome.kept == self.drafted

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import GenerationMixin
 from transformers.utils import ModelOutput
 
-from ..errors import UnsupportedCallError
+from ..errors import InputError, UnsupportedCallError
 
 
 class Steps:
@@ -47,10 +47,15 @@ class Steps:
 
     def read(self, tokens: Tensor) -> Tensor:
         """Read tokens (B, k) on; returns logits (B, k, V) after each of them, float32, where the tokens are."""
-        k = tokens.shape[1]
-        self.ids = torch.cat([self.ids, tokens.to(self.ids.device)], 1)
-        self._kwargs = self._extend(self._kwargs, k)
-        inputs = self.model.prepare_inputs_for_generation(self.ids, next_sequence_length=k, **self._kwargs)
+        k, new = tokens.shape[1], tokens.to(self.ids.device)
+        if k < 1:
+            raise InputError("there is nothing to read; a drafter reads at least one token before it goes on")
+        if (since := self.length - self._base_length) and self._whole_drafts:
+            new = torch.cat([self.ids[:, -since:], new], 1)
+            self.forget(since)
+        self.ids = torch.cat([self.ids, new], 1)
+        self._kwargs = self._extend(self._kwargs, new.shape[1])
+        inputs = self.model.prepare_inputs_for_generation(self.ids, next_sequence_length=new.shape[1], **self._kwargs)
         if "logits_to_keep" in inputs:
             inputs["logits_to_keep"] = k
         logits: Tensor = self.model(**inputs, return_dict=True).logits[:, -k:]
@@ -64,6 +69,12 @@ class Steps:
             self.ids = self.ids[:, :-k]
             self._kwargs = self._extend(self._base, self.length - self._base_length)
         self._base, self._base_length = self._kwargs, self.length
+
+    @property
+    def _whole_drafts(self) -> bool:
+        """Whether tokens read since the last ``forget`` have to be read again together with new ones: in older
+        releases of transformers, sliding windows that record their past fit no mask at a second read."""
+        return any(getattr(x, "record_past", False) and getattr(x, "is_sliding", False) for x in self.cache.layers)
 
     @contextmanager
     def rewinding(self) -> Iterator[None]:
