@@ -143,9 +143,8 @@ class Funnel:
         if isinstance(mask, Tensor) and mask.ndim == 4:
             return gather_mask(mask, call, n)
         # never None: gaps in the positions must not be read as packed sequences
-        first = held[0] if held else None
-        past = first.held if first is not None else 0
-        gone = first.seen - past if first is not None else 0
+        past = max((layer.held for layer in held), default=0)  # a sliding window holds less than the others
+        gone = held[0].seen - past if held else 0
         parts = [call.kept.new_zeros(call.b, gone), call.kept.new_ones(call.b, past), call.kept]
         return torch.cat(parts, 1).long()
 

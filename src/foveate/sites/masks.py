@@ -44,8 +44,9 @@ def fit(
         return _flat(mask, held, call)
     if mask is None:
         alone = past == 0 or call.m == 1
-        span = call.n + (0 if held is None else held.seen)
-        hidden = call.padded or (held is not None and held.padded) or (window is not None and span > window - 1)
+        hidden = (
+            call.padded or (held is not None and held.padded) or (window is not None and _span(held, call) > window)
+        )
         if alone and not hidden:
             return None
         new = call.kept[:, None, None] & _causal(call)
@@ -73,6 +74,13 @@ def _join(past: Tensor, new: Tensor, call: Call) -> Tensor:
 def _causal(call: Call) -> Tensor:
     at = torch.arange(call.m, device=call.kept.device)
     return (at[None] <= at[:, None])[None, None]
+
+
+def _span(held: HeldLayer | None, call: Call) -> int:
+    """At most how far apart the first held entry and the last new token are, both included."""
+    if held is None:
+        return call.n
+    return held.held + call.m if call.whole and not held.gaps else held.seen + call.n
 
 
 def _near(call: Call, window: int) -> Tensor:

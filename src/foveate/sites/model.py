@@ -87,7 +87,9 @@ def anatomy(model: Any) -> Anatomy:
         )
     family = known[kind]
     decoder = model.get_decoder() if family.kind != "vit" else None
-    encoder = model if family.kind == "vit" else _encoder(model) if family.kind == "vlm" else None
+    encoder = _encoder(model) if family.kind == "vlm" else None
+    if family.kind == "vit":
+        encoder = getattr(model, "vision_model", model)  # CLIP and SigLIP come with a text half
     layers = _longest(decoder) if decoder is not None else ()
     blocks = _longest(encoder) if encoder is not None else ()
     if (decoder is not None and not layers) or (encoder is not None and not blocks):

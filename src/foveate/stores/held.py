@@ -21,6 +21,7 @@ class HeldLayer(DynamicLayer):  # type: ignore[misc]
         seen: how many tokens the layer has been shown, dropped ones included.
         window: sliding-window width, or None for full attention.
         padded: whether any entry may be padding.
+        gaps: whether tokens are missing between entries.
         record_past: keep what leaves the window until the next :meth:`crop`, so that drafted tokens can be undone.
     """
 
@@ -37,7 +38,7 @@ class HeldLayer(DynamicLayer):  # type: ignore[misc]
     def _forget(self) -> None:
         self.seen = 0
         self.where: Tensor | None = None
-        self.padded = False
+        self.padded = self.gaps = False
         self.incoming: Tensor | None = None
         self.advance: int | None = None
 
@@ -86,7 +87,8 @@ class HeldLayer(DynamicLayer):  # type: ignore[misc]
             keys = torch.cat([self.keys, key_states], dim=-2)
             values = torch.cat([self.values, value_states], dim=-2)
             self.where = torch.cat([self.where, new.expand(-1, self.where.shape[1], -1)], dim=-1)
-        self.seen += self.advance if self.advance is not None else q
+        advance = q if self.advance is None else self.advance
+        self.seen, self.gaps = self.seen + advance, self.gaps or advance != q
         self.incoming = self.advance = None
         self.keys, self.values = keys, values
         if not self.record_past:
@@ -95,9 +97,10 @@ class HeldLayer(DynamicLayer):  # type: ignore[misc]
 
     def _slide(self) -> None:
         """Free what has left the window for good."""
+        if self.keys is None or self.values is None or self.where is None:
+            return
         if self.window is None or self.held < self.window:
             return
-        assert self.keys is not None and self.values is not None and self.where is not None
         last = self.window - 1  # held entries are a subset of those seen, so the last ones cover the window
         self.keys, self.values = self.keys[..., -last:, :].clone(), self.values[..., -last:, :].clone()
         self.where = self.where[..., -last:]
@@ -113,7 +116,7 @@ class HeldLayer(DynamicLayer):  # type: ignore[misc]
         self.keys = reduction(self.keys.reshape(b * g, n, d)).view(b, g, reduction.m, d)
         self.values = reduction(self.values.reshape(b * g, n, -1)).view(b, g, reduction.m, -1)
         where = self.where.expand(b, g, n).reshape(b * g, n)
-        self.where = reduction.gather(where).view(b, g, reduction.m)
+        self.where, self.gaps = reduction.gather(where).view(b, g, reduction.m), True
 
     def get_seq_length(self) -> int:
         """Tokens seen, dropped ones included: where the next token stands."""
