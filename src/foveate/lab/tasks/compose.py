@@ -90,8 +90,14 @@ def _shape(
 
 def _lettered(rng: Random, thing: Thing) -> Thing:
     font = round(0.55 * (thing.box[2] - thing.box[0]))
-    small = thing.shape in ("ring", "star", "triangle", "heart")  # too little room inside
-    return thing if small or font < 10 else thing._replace(text=rng.choice(LETTERS), font=font)
+    bare = thing.shape in (
+        "ring",
+        "star",
+        "triangle",
+        "heart",
+        "square",
+    )  # little room; a square would look like a sign
+    return thing if bare or font < 10 else thing._replace(text=rng.choice(LETTERS), font=font)
 
 
 def word(rng: Random, length: int) -> str:
@@ -115,7 +121,7 @@ def sign(
         font -= 1
     width, _, _, height = spread(text, face, font)
     pad = max(2, font // 4)
-    box = place(rng, size, width + 2 * pad, height + 2 * pad, others, 0)
+    box = place(rng, size, width + 3 * pad, height + 2 * pad, others, 0)
     return None if box is None else Thing("sign", colour, "sign", box, text, font, small=small)
 
 
