@@ -45,14 +45,15 @@ def window_votes(q: Tensor, k: Tensor, scaling: float, pool: int, valid: Tensor 
     return votes.view(votes.shape[0], k.shape[1], -1, votes.shape[-1]).mean(2)
 
 
-def received(q: Tensor, k: Tensor, scaling: float, chunk: int = 256) -> Tensor:
+def received(q: Tensor, k: Tensor, scaling: float, mask: Tensor | None = None, chunk: int = 256) -> Tensor:
     """Mean attention that each key receives from all queries and heads, computed in slices of queries.
 
-    q, k (B, H, n, d) -> (B, n) float32.
+    q, k (B, H, n, d), mask as in :func:`attention_rows` with (n, n) last, or None -> (B, n) float32.
     """
     total = torch.zeros(k.shape[0], k.shape[2], device=k.device)
-    for part in torch.split(q, chunk, dim=2):
-        total += attention_rows(part, k, scaling).sum((1, 2))
+    for i in range(0, q.shape[2], chunk):
+        rows = None if mask is None else mask[..., i : i + chunk, :]
+        total = total + attention_rows(q[:, :, i : i + chunk], k, scaling, rows).sum((1, 2))
     return total / (q.shape[1] * q.shape[2])
 
 

@@ -53,10 +53,11 @@ class Rows(Watch):
     def _read(self, seen: Seen) -> None:
         p = self.prefix
         if "cls_attention" in self.want:
-            row = attention_rows(seen.q[:, :, :1], seen.k, seen.scaling)[:, :, 0, p:]
+            mask = None if seen.mask is None else seen.mask[:, :, :1]
+            row = attention_rows(seen.q[:, :, :1], seen.k, seen.scaling, mask)[:, :, 0, p:]
             self.parts.setdefault("cls_attention", []).append(row)
         if "received_attention" in self.want:
-            row = received(seen.q, seen.k, seen.scaling)[:, None, p:]
+            row = received(seen.q, seen.k, seen.scaling, seen.mask)[:, None, p:]
             self.parts.setdefault("received_attention", []).append(row)
 
     def take(self, packed: bool) -> dict[str, Tensor]:
