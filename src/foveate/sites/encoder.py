@@ -118,6 +118,8 @@ class EncoderSite:
 
     def _start(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         self._fresh()
+        for keys in self.keys.values():
+            keys.parts = []  # of a run that failed half-way
         self.tower.start(module, args, kwargs)
 
     def _finish(self, module: nn.Module, args: Any, out: Any) -> Any:

@@ -182,6 +182,7 @@ class Tower:
     def start(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """Pre-hook of the tower."""
         self.note = Note()
+        self.rows.parts = {}  # of a run that failed half-way
         if self.packed:
             grid: Tensor = kwargs["grid_thw"] if "grid_thw" in kwargs else args[1]
             self.grid, self.order = grid, window_order(module, grid)
