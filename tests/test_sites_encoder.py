@@ -287,10 +287,10 @@ def encode(z: Tiny) -> dict[str, Any]:
     return out
 
 
-@pytest.mark.parametrize(
-    "plan", ["tome(r=4)", "pitome(ratio=0.8)", "tome(r=2) + divprune(keep=0.5) + snapkv(keep=0.5)"]
-)
-@pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
+MERGING = ("tome(r=4)", "pitome(ratio=0.8)", "tome(r=2) + divprune(keep=0.5) + snapkv(keep=0.5)")
+
+
+@pytest.mark.parametrize(("plan", "warm"), [*((p, False) for p in MERGING), (MERGING[0], True)])
 @pytest.mark.parametrize(("name", "more"), cases("vlm"))
 @torch.no_grad()
 def test_what_the_llm_sees(name: str, more: dict[str, Any], warm: bool, plan: str) -> None:

@@ -203,7 +203,7 @@ class Tower:
 
     def raster(self, t: Tensor) -> Tensor:
         """(..., groups) in the tower's order -> in the order of the LLM's tokens."""
-        return t if self.order is None else torch.empty_like(t).index_copy(-1, self.order, t)
+        return t if self.order is None else torch.empty_like(t).index_copy(-1, self.order.to(t.device), t)
 
 
 def _lift(raw: Tensor, lift: Reduction, anatomy: Anatomy) -> Tensor:

@@ -105,7 +105,7 @@ class MaskOut:
         that such a model keeps for itself may differ by a few after a video). None where the model counts itself."""
         if self.last is None or "position_ids" in inputs:
             return None
-        return self.last + torch.arange(1, inputs["input_ids"].shape[1] + 1)
+        return self.last + torch.arange(1, inputs["input_ids"].shape[1] + 1, device=self.last.device)
 
 
 @torch.no_grad()
@@ -136,7 +136,7 @@ def _imposed(run: MaskOut, seen: Visible) -> Iterator[None]:
             for k in seen.mixed:
                 if k.layer == i:
                     x = _mix(x, k)
-            allowed = _allowed(run.past[i], seen.own[i], heads)
+            allowed = _allowed(run.past[i], seen.own[i], heads).to(x.device)
             mask = _both(kwargs.get("attention_mask"), allowed, x.dtype, kind)
             if args:
                 return (x, *args[1:]), {**kwargs, "attention_mask": mask}
@@ -193,9 +193,9 @@ def _both(mask: Tensor | None, allowed: Tensor, dtype: torch.dtype, kind: str) -
     q = allowed.shape[2]
     if mask is None:
         behind = allowed.shape[-1] - q
-        mask = torch.ones(q, allowed.shape[-1], dtype=torch.bool).tril(behind)[None, None]
+        mask = torch.ones_like(allowed[0, 0]).tril(behind)[None, None]
         if kind.endswith("eager"):
-            mask = torch.zeros(mask.shape, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
+            mask = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
     allowed = allowed[..., allowed.shape[-1] - mask.shape[-1] :]
     if mask.dtype == torch.bool:
         return mask & allowed
