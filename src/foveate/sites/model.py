@@ -140,7 +140,8 @@ def attention_of(layer: nn.Module) -> nn.Module:
     """The attention module of a layer or block."""
     for name in ("self_attn", "attn", "attention"):
         if isinstance(found := getattr(layer, name, None), nn.Module):
-            return found
+            inner = getattr(found, "attention", None)  # older towers wrap it together with its output projection
+            return inner if isinstance(inner, nn.Module) else found
     raise UnsupportedModelError(f"no attention module was found in {type(layer).__name__}")
 
 

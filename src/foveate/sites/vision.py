@@ -130,8 +130,8 @@ def follow_packing(anatomy: Anatomy, current: Callable[[], Note | None], stack: 
 
         @functools.wraps(encode)  # generate reads its signature
         def counted(*args: Any, **kwargs: Any) -> Any:
-            pixels = kwargs["pixel_values_videos"] if "pixel_values_videos" in kwargs else args[0]
-            videos[0] = pixels.shape[0]
+            named = [kwargs[k] for k in ("pixel_values_videos", "pixel_values") if k in kwargs]
+            videos[0] = (args or named)[0].shape[0]
             return encode(*args, **kwargs)
 
         core.__dict__["get_video_features"] = counted
