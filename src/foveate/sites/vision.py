@@ -144,9 +144,6 @@ def window_order(tower: Any, grid: Tensor) -> Tensor | None:
     """For towers with window attention: (groups,) the raster position of each group in window order, else None."""
     if not hasattr(tower, "window_size"):
         return None
-    if hasattr(tower, "get_window_index"):  # older transformers keep it on the tower
-        index, _ = tower.get_window_index(grid)
-        return torch.as_tensor(index, device=grid.device)
     from transformers.vision_utils import get_vision_window_index
 
     index, _ = get_vision_window_index(
