@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
+
+from .errors import InputError
 
 #: The model that ``ask`` uses when none is named.
 DEFAULT_MODEL = "tiny"
@@ -130,6 +133,24 @@ def _spread(model: torch.nn.Module) -> None:
 def untrained(name: str) -> str:
     """What must stand beside every word of a model with random weights."""
     return f"{name} is untrained: the words mean nothing; the table is real"
+
+
+#: Models of the lab, and where their folders lie.
+LAB = ("lab/image", "lab/video")
+WEIGHTS = Path(__file__).resolve().parent / "lab" / "weights"
+
+
+def lab(name: str) -> Path:
+    """The folder of a lab model.
+
+    Raises:
+        InputError: it is not trained here.
+    """
+    kind = name.removeprefix("lab/")
+    folder = WEIGHTS / kind
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{name!r} is not trained here; make it with: foveate lab train {kind} --minutes 240")
+    return folder
 
 
 #: Built-in names and their makers: each returns the model and its prompt builder.

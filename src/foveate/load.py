@@ -74,7 +74,8 @@ def load(
     """Load a built-in model, a local Hugging Face folder or a hub id. Only safetensors, no remote code.
 
     Args:
-        name_or_path: "tiny" (untrained, no download), a folder, or an id such as "Qwen/Qwen2.5-VL-3B-Instruct".
+        name_or_path: "tiny" (untrained, no download), "lab/image", "lab/video", a folder, or an id such as
+            "Qwen/Qwen2.5-VL-3B-Instruct".
         dtype: of the weights, as torch.dtype or its name; None takes what the folder says.
         device: where to put it; None takes a GPU if there is one.
 
@@ -89,7 +90,7 @@ def load(
         trained = name not in builtin.UNTRAINED
         model = model.to(place, kind or torch.float32)
         return Loaded(model, builder, name, str(model.config.model_type), trained)
-    folder = _folder(name_or_path)
+    folder = builtin.lab(name) if name in builtin.LAB else _folder(name_or_path)
     config, auto, vision = _config(folder)
     _fits(folder, kind, config, place)
     builder = builder_for(folder, config, vision)

@@ -1,4 +1,4 @@
-"""The command line: ``foveate ask``, ``foveate methods``, ``foveate doctor``."""
+"""The command line: ``foveate ask``, ``foveate methods``, ``foveate doctor``, ``foveate lab``."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ..errors import FoveateError, OutOfMemoryError
 from ..memory import is_memory
 from .ask import ask
 from .doctor import doctor
+from .lab import lab
 from .methods import methods
 
 
@@ -49,6 +50,7 @@ app = typer.Typer(
 app.command()(ask)
 app.command()(methods)
 app.command()(doctor)
+app.add_typer(lab, name="lab")
 
 
 @app.callback(invoke_without_command=True)

@@ -1,0 +1,76 @@
+"""All that a run needs to go on, in one safetensors file that is replaced as a whole: no pickle, never half written."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+
+KEY = "state"
+
+
+def write(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+    """Write tensors and plain data; until that is done the file at ``path`` stays as it was."""
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part, {KEY: json.dumps(state)})
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What :func:`write` wrote.
+
+    Raises:
+        InputError: there is no such file, or it is not a checkpoint.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise InputError(f"there is no checkpoint at {path}; train without --resume")
+    try:
+        with safe_open(path, "pt") as file:
+            state = json.loads((file.metadata() or {})[KEY])
+            return {k: file.get_tensor(k) for k in file.keys()}, state  # noqa: SIM118
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise InputError(f"{path} is no checkpoint of the lab ({error}); train without --resume") from error
+
+
+def pack(parts: dict[str, nn.Module], optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Weights and the optimiser's moments by name."""
+    out = {f"{part}/{k}": v for part, module in parts.items() for k, v in module.state_dict().items()}
+    for part, module in parts.items():
+        for name, p in module.named_parameters():
+            for key, value in optimiser.state.get(p, {}).items():
+                out[f"{key}/{part}/{name}"] = value
+    return out
+
+
+def unpack(tensors: dict[str, Tensor], parts: dict[str, nn.Module], optimiser: torch.optim.Optimizer | None) -> None:
+    """The reverse of :func:`pack`. Without an optimiser only the weights are read.
+
+    Raises:
+        InputError: the checkpoint is of a model of other sizes.
+    """
+    for part, module in parts.items():
+        own = {k.removeprefix(f"{part}/"): v for k, v in tensors.items() if k.startswith(f"{part}/")}
+        try:
+            module.load_state_dict(own)
+        except RuntimeError as error:
+            raise InputError("the checkpoint is of a model of other sizes; train without --resume") from error
+    if optimiser is None:
+        return
+    for part, module in parts.items():
+        for name, p in module.named_parameters():
+            keys = [k for k in ("step", "exp_avg", "exp_avg_sq") if f"{k}/{part}/{name}" in tensors]
+            if keys:
+                optimiser.state[p] = {k: tensors[f"{k}/{part}/{name}"].to(p.device) for k in keys}

@@ -1,0 +1,271 @@
+"""The training loop: two stages, bounded by time or steps, that can be interrupted at any step and go on exactly."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import InputError
+from . import checkpoint, steps
+from .data import Diet, default_workers, serve
+from .models import SIZES, Sizes, make
+from .schedule import DECAY, Budget, rate
+from .supervise import Heads
+
+STAGES = ("dense", "joint")
+FOLDER = "training"  # of the run's folder: what is needed to go on, and not to use the model
+#: Called with a record of the history and how much of the budget of its stage is used.
+Tell = Callable[[dict[str, Any], float], None]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is trained.
+
+    Attributes:
+        kind: "image" or "video". sizes: None for the usual ones. seed: of the weights and the data.
+        batch, turns, ramp: see :class:`foveate.lab.data.Diet`.
+        share: of the budget for the dense stage, at most ``most_dense`` seconds.
+        peak: highest learning rate; the tower gets half of it once all is trained. warm: steps of warm-up.
+        aux: weight of the heads in the joint stage. bf16: autocast.
+        workers: processes that make data; None for what fits the machine.
+        every: steps between two records. save: seconds between two checkpoints.
+    """
+
+    kind: str
+    sizes: Sizes | None = None
+    seed: int = 0
+    batch: int = 48
+    turns: int = 8
+    ramp: int = 60_000
+    share: float = 0.2
+    most_dense: float = 1800.0
+    peak: float = 1e-3
+    warm: int = 150
+    decay: float = 0.05
+    aux: float = 0.2
+    bf16: bool = True
+    workers: int | None = None
+    every: int = 25
+    save: float = 180.0
+
+    @property
+    def size(self) -> Sizes:
+        return self.sizes or SIZES[self.kind]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for a run to go on."""
+        sizes = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self.size).items()}
+        return {"kind": self.kind, "seed": self.seed, "batch": self.batch, "turns": self.turns, "sizes": sizes}
+
+
+@dataclass
+class State:
+    """How far a run is. seconds, step and pictures are those of the stage; history is of all stages."""
+
+    stage: str = STAGES[0]
+    step: int = 0
+    seconds: float = 0.0
+    pictures: int = 0
+    decaying: bool = False
+    skipped: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    spent: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+class Run:
+    """One run in a folder."""
+
+    def __init__(self, recipe: Recipe, budget: Budget, folder: Path, device: torch.device, tell: Tell | None = None):
+        self.recipe, self.folder, self.device, self.tell = recipe, folder / FOLDER, device, tell
+        self.budget = budget
+        self.model = make(recipe.kind, recipe.size, recipe.seed).to(device)
+        self.heads = self._heads().to(device)
+        self.state = State()
+        self.stopping = False
+        self._moments: dict[str, torch.Tensor] = {}
+
+    def _heads(self) -> Heads:
+        image = self.recipe.kind == "image"
+        width = self.recipe.size.tower.width if image else self.recipe.size.text.width
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(self.recipe.seed)
+            return Heads(width, self.recipe.size, image)
+
+    def part(self, stage: str) -> Budget:
+        """The dense stage gets its share of the budget, the joint stage all that was not used."""
+        if stage == "dense":
+            share = self.budget.part(self.recipe.share)
+            return share if share.seconds is None else Budget(min(share.seconds, self.recipe.most_dense))
+        used = self.state.spent.get("dense", {"steps": 0, "seconds": 0.0})
+        if self.budget.seconds is None:
+            return Budget(steps=(self.budget.steps or 0) - int(used["steps"]))
+        return Budget(self.budget.seconds - used["seconds"])
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        return {"model": self.model, "heads": self.heads}
+
+    @property
+    def latest(self) -> Path:
+        return self.folder / "checkpoint.safetensors"
+
+    def _level(self, stage: str) -> Path:
+        """The checkpoint from before the learning rate went down: from there a longer run goes on."""
+        return self.folder / f"level-{stage}.safetensors"
+
+    def resume(self) -> None:
+        """Go on from the last checkpoint; with a larger budget from the last one at full learning rate.
+
+        Raises:
+            InputError: there is none, or it is of another model.
+        """
+        tensors, data = checkpoint.read(self.latest)
+        if data["identity"] != self.recipe.identity:
+            differ = [k for k, v in self.recipe.identity.items() if data["identity"].get(k) != v]
+            raise InputError(f"the run in {self.folder.parent} has another {', '.join(differ)}; choose another --out")
+        state = State(**data["run"])
+        self.state = state
+        gone = self.part(state.stage).gone(state.step, state.seconds)
+        if state.decaying and gone < 1 - DECAY and self._level(state.stage).is_file():
+            tensors, data = checkpoint.read(self._level(state.stage))
+            state = State(**data["run"])
+        checkpoint.unpack(tensors, self.parts, None)
+        self.state, self._moments = state, tensors
+
+    def go(self) -> bool:
+        """Train until the budget is used; False when a signal came before. The checkpoint is written in both cases."""
+        with self._signals():
+            for stage in STAGES[STAGES.index(self.state.stage) :]:
+                if self.state.stage != stage:
+                    self.state.stage, self.state.step, self.state.seconds, self.state.pictures = stage, 0, 0.0, 0
+                    self.state.decaying, self._moments = False, {}
+                if not self._stage(stage):
+                    return False
+        return True
+
+    def _stage(self, stage: str) -> bool:
+        state, recipe, budget = self.state, self.recipe, self.part(stage)
+        optimiser = self._optimiser(stage)
+        checkpoint.unpack(self._moments, self.parts if self._moments else {}, optimiser)
+        workers = default_workers(self.device) if recipe.workers is None else recipe.workers
+        diet = Diet(recipe.kind, recipe.size, stage, recipe.seed, recipe.batch, recipe.turns, recipe.ramp)
+        batches = serve(diet, state.step, workers, self.device.type == "cuda")
+        meter, saved, begun = Meter(), time.monotonic(), time.perf_counter()
+        while (gone := budget.gone(state.step, state.seconds)) < 1 and not self.stopping:
+            if gone > 1 - DECAY and not state.decaying:
+                self._write(self._level(stage), optimiser)
+                state.decaying = True
+            learned = self._learn(next(batches), optimiser, recipe.peak * rate(state.step, gone, recipe.warm))
+            state.step += 1
+            now = time.perf_counter()
+            state.seconds, begun = state.seconds + now - begun, now
+            meter.add(learned)
+            if state.step % recipe.every == 0:
+                state.history.append(meter.record(stage, state, optimiser.param_groups[0]["lr"]))
+                if self.tell is not None:
+                    self.tell(state.history[-1], budget.gone(state.step, state.seconds))
+            if time.monotonic() - saved > recipe.save:
+                self._write(self.latest, optimiser)
+                saved = time.monotonic()
+        del batches
+        state.spent[stage] = {"seconds": state.seconds, "steps": state.step, "pictures": state.pictures}
+        self._write(self.latest, optimiser)
+        return not self.stopping
+
+    def _optimiser(self, stage: str) -> torch.optim.Optimizer:
+        """AdamW; matrices decay, the tower is slower once all is trained, and the dense stage trains nothing else."""
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for name, p in [*self.model.named_parameters(), *self.heads.named_parameters()]:
+            eye = "vision_tower" in name or "visual." in name
+            scale = 0.5 if eye and stage == "joint" else 1.0
+            groups.setdefault((scale, self.recipe.decay if p.ndim > 1 else 0.0), []).append(p)
+        made = [{"params": ps, "scale": scale, "weight_decay": decay} for (scale, decay), ps in groups.items()]
+        return torch.optim.AdamW(made, lr=self.recipe.peak, betas=(0.9, 0.98), fused=True)
+
+    def _learn(self, batch: Any, optimiser: torch.optim.Optimizer, lr: float) -> steps.Learned:
+        recipe, sizes = self.recipe, self.recipe.size
+        self.state.pictures += batch.rows
+        batch = batch.to(self.device)
+        for group in optimiser.param_groups:
+            group["lr"] = lr * group["scale"]
+        with torch.autocast(self.device.type, torch.bfloat16, recipe.bf16):
+            if self.state.stage == "dense":
+                learned = steps.dense(self.model, self.heads, batch, sizes)
+            else:
+                learned = steps.joint(self.model, self.heads, batch, sizes, recipe.aux)
+        optimiser.zero_grad(set_to_none=True)
+        learned.loss.backward()
+        norm = nn.utils.clip_grad_norm_([p for part in self.parts.values() for p in part.parameters()], 1.0)
+        if bool(torch.isfinite(norm)):
+            optimiser.step()
+        else:
+            self.state.skipped += 1
+        return learned
+
+    def _write(self, path: Path, optimiser: torch.optim.Optimizer) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / ".gitignore").write_text("*\n", encoding="utf-8")
+        tensors = checkpoint.pack(self.parts, optimiser)
+        checkpoint.write(path, tensors, {"identity": self.recipe.identity, "run": asdict(self.state)})
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM end the run after the step at hand; a second Ctrl-C at once."""
+
+        def stop(number: int, frame: Any) -> None:
+            if self.stopping and number == signal.SIGINT:
+                raise KeyboardInterrupt
+            self.stopping = True
+
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+class Meter:
+    """Means over the steps between two records."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.right: dict[str, list[tuple[float, int]]] = {}
+        self.begun, self.pictures = time.perf_counter(), -1
+
+    def add(self, learned: steps.Learned) -> None:
+        self.losses.append(learned.told)
+        for name, share in learned.right.items():
+            self.right.setdefault(name, []).append(share)
+
+    def record(self, stage: str, state: State, lr: float) -> dict[str, Any]:
+        """A line of the history; the meter starts anew."""
+        now = time.perf_counter()
+        done = state.pictures - self.pictures if self.pictures >= 0 else None
+        shares = {k: sum(a * n for a, n in v) / sum(n for _, n in v) for k, v in sorted(self.right.items())}
+        out = {
+            "stage": stage,
+            "step": state.step,
+            "pictures": state.pictures,
+            "seconds": round(state.seconds, 2),
+            "loss": sum(self.losses) / len(self.losses),
+            "lr": lr,
+            "right": {k: round(v, 4) for k, v in shares.items()},
+            "pictures_per_second": None if done is None else round(done / (now - self.begun), 1),
+        }
+        self.losses, self.right, self.begun, self.pictures = [], {}, now, state.pictures
+        return out

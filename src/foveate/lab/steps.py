@@ -1,0 +1,59 @@
+"""What is learned in a step: in the dense stage what each cell shows, in the joint stage the answers as well."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from .data import Batch
+from .models import Sizes
+from .supervise import Heads, features, inputs, look, tower
+
+
+class Learned(NamedTuple):
+    """loss: to go down. told: the part of it that is logged. right: shares and counts of what was right, by name."""
+
+    loss: Tensor
+    told: float
+    right: dict[str, tuple[float, int]]
+
+
+def dense(model: Any, heads: Heads, batch: Batch, sizes: Sizes) -> Learned:
+    """The tower alone, read by the heads."""
+    loss, right = heads(*features(look(model, batch, sizes), batch, sizes), batch.labels)
+    return Learned(loss, float(loss.detach()), {k: (v, 1) for k, v in right.items() if v == v})
+
+
+def joint(model: Any, heads: Heads, batch: Batch, sizes: Sizes, aux: float) -> Learned:
+    """Every answer of every conversation, and with weight ``aux`` the heads, so that the tower forgets nothing."""
+    seen: list[tuple[Tensor, Tensor | None]] = []
+    # read at once: transformers splits the output by pictures right after
+    hook = tower(model).register_forward_hook(lambda m, given, output: seen.append(features(output, batch, sizes)))
+    try:
+        hidden = model.model(**inputs(batch, sizes), use_cache=False).last_hidden_state
+    finally:
+        hook.remove()
+    loss, right = _answers(model.lm_head, hidden, batch)
+    total = loss
+    if aux and seen:
+        total = loss + aux * heads(*seen[0], batch.labels)[0]
+    return Learned(total, float(loss.detach()), right)
+
+
+def _answers(head: nn.Module, hidden: Tensor, batch: Batch) -> tuple[Tensor, dict[str, tuple[float, int]]]:
+    """hidden (B, n, D) -> the loss over answers, long ones weighing less a token, and what was said right by task."""
+    number = batch.answer[:, 1:]
+    at = number >= 0
+    number, want = number[at], batch.ids[:, 1:][at]
+    said = head(hidden[:, :-1][at]).float()
+    length = torch.bincount(number, minlength=len(batch.tasks))
+    weight = length[number].rsqrt()
+    loss = (cross_entropy(said, want, reduction="none") * weight).sum() / weight.sum()
+    wrong = torch.bincount(number, (said.argmax(-1) != want).double(), minlength=len(batch.tasks))
+    tally: dict[str, list[bool]] = {}
+    for task, missed in zip(batch.tasks, wrong.tolist()):
+        tally.setdefault(task, []).append(missed == 0)
+    return loss, {task: (sum(v) / len(v), len(v)) for task, v in tally.items()}
