@@ -12,7 +12,7 @@ import transformers as hf
 from torch import nn
 
 import foveate
-from foveate.errors import PlanError, SignalError, UnknownMethodError, UnsupportedModelError
+from foveate.errors import PlanError, SignalError, UnknownMethodError, UnsupportedCallError, UnsupportedModelError
 from foveate.testing import FAMILIES
 from site_kit import ALL, generate, make
 
@@ -242,3 +242,23 @@ def test_signals_that_a_model_cannot_give_are_refused(monkeypatch: pytest.Monkey
         raise AssertionError("the block must not be entered")
     with foveate.apply(make("llava").model, "fastervlm"):
         pass
+
+
+def test_chunked_prefill_is_refused() -> None:
+    z = make("qwen2_5_vl")
+    for plan in ("divprune(keep=0.5)", "snapkv(keep=0.5)"):
+        with foveate.apply(z.model, plan), pytest.raises(UnsupportedCallError, match=r"prefill_chunk_size. Got 16"):
+            z.model.generate(**z.inputs, max_new_tokens=2, prefill_chunk_size=16)
+    assert "_prefill" not in vars(z.model)
+
+
+def test_labels_are_refused_where_tokens_go() -> None:
+    z = make("llava")
+    labels = z.inputs["input_ids"].clone()
+    with (
+        foveate.apply(z.model, "divprune(keep=0.5)"),
+        pytest.raises(UnsupportedCallError, match="labels have one entry"),
+    ):
+        z.model(**z.inputs, labels=labels)
+    with foveate.apply(z.model, "snapkv(keep=0.5)"):
+        assert z.model(**z.inputs, labels=labels).loss.isfinite()

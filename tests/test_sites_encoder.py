@@ -24,7 +24,8 @@ SHORTER = [n for n in VLM if families()[n].drop]
 PLANS = [
     ("tome(r=4)", lambda t, m, p: tome(t, m, p, 4), True),
     ("tome(r=3, proportional=False)", lambda t, m, p: tome(t, m, p, 3), False),
-    ("pitome(ratio=0.8)", lambda t, m, p: pitome(t, m, p, 0.8), False),
+    ("pitome(ratio=0.8)", lambda t, m, p: pitome(t, m, p, 0.8), True),
+    ("pitome(ratio=0.8, proportional=False)", lambda t, m, p: pitome(t, m, p, 0.8), False),
 ]
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from .errors import PlanError, SignalError, UnsupportedModelError
 from .report import Report
-from .sites import vision
+from .sites import chunks, decode, vision
 from .sites.cache import CacheSite
 from .sites.encoder import EncoderSite
 from .sites.funnel import Funnel
@@ -65,6 +65,7 @@ def _place(parts: Anatomy, steps: Plan, want: frozenset[str], report: Report, gu
         funnel = Funnel(parts, inputs, tower.tower if tower is not None else None)
         layers = LayerSite(parts, steps.at("layers"), report, funnel)
         funnel.place(stack)
+        chunks.refuse(parts.model, stack)
         watching: dict[nn.Module, list[Watch]] = layers.place(stack)
         if steps.at("cache"):
             for module, more in CacheSite(parts, steps.at("cache"), report, funnel).watchers().items():
@@ -72,8 +73,6 @@ def _place(parts: Anatomy, steps: Plan, want: frozenset[str], report: Report, gu
         if watching or layers.taps:
             install(parts.decoder, watching, stack)
     for m in steps.at("decode"):
-        from .sites import decode
-
         decode.place(parts.model, m, stack, report)
 
 

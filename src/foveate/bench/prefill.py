@@ -17,7 +17,7 @@ import torch
 from ..apply import apply
 from ..parts.budget import budget
 from ..spec import Plan
-from .results import goal, save
+from .results import commit, goal, save
 from .shapes import PROMPT, SHAPES, VIDEO, Case
 
 KEEPS = (0.5, 0.25, 0.1)
@@ -104,6 +104,7 @@ def measure(
 
 def study(out: Path, method: str, sizes: tuple[int, ...], repeats: int, small: bool) -> None:
     """The whole study, written after every size so that an interruption loses little."""
+    commit()  # what is measured is what was checked out now
     rows: list[dict[str, Any]] = []
     kept: list[dict[str, Any]] = []
     dtype = torch.bfloat16

@@ -6,6 +6,8 @@ https://arxiv.org/abs/2405.16148
 A token's energy is its mean similarity to all others above a margin; high energy means a large redundant cluster. The
 2 r tokens of highest energy are paired off and merged, the rest is protected, which preserves the graph's spectrum.
 
+Later attention adds the logarithm of each token's size to its logits, as ToMe does.
+
 The code's energy is ELU(cosine - margin), the paper's keeps the cosine itself above the margin; this follows the code.
 Its form for text encoders (``variant="text"``) has a Gaussian kernel and lets the upper half of the 2 r tokens join the
 lower half; its ``use_bsm_pitome`` (``variant="bsm"``) pairs all tokens and merges the r most similar pairs.
@@ -39,6 +41,7 @@ class PiToMe:
     margin: float = option(0.9, Range(-1, 1), "cosine below which tokens do not count as similar (first block)")
     slope: float = option(0.0, Range(-1, 1), "how much the margin falls from the first block to the last")
     alpha: float = option(1.0, Range(0), "scale of the negative part of the energy")
+    proportional: bool = option(True, OneOf((True, False)), "add log(size) to later attention logits")
     variant: str = option("vision", OneOf(("vision", "text", "bsm")), "which form of the published code; see above")
 
     def at(self, layers: int) -> tuple[int, ...]:

@@ -35,12 +35,21 @@ class Funnel:
     def place(self, stack: ExitStack) -> None:
         """Put the hooks on."""
         add = stack.callback
+        if self.seeks:
+            add(self.anatomy.model.register_forward_pre_hook(self._refuse_labels, with_kwargs=True).remove)
         if self.anatomy.core is not self.anatomy.decoder:
             add(self.anatomy.core.register_forward_pre_hook(self._see, with_kwargs=True).remove)
         add(self.anatomy.decoder.register_forward_pre_hook(self._enter, with_kwargs=True).remove)
         add(self.anatomy.decoder.register_forward_hook(self._leave).remove)
 
     # --- around the model -----------------------------------------------------------------------------------------
+
+    def _refuse_labels(self, module: Any, args: Any, kwargs: Any) -> None:
+        if kwargs.get("labels") is not None:
+            raise UnsupportedCallError(
+                f"labels have one entry for each token of the full prompt, and {self.seeks[0]} leaves fewer; "
+                "call without labels and take the loss from the logits of the text that follows the image"
+            )
 
     def _see(self, module: Any, args: Any, kwargs: Any) -> None:
         here = self.current
