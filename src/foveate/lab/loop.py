@@ -90,6 +90,8 @@ class Run:
         self.recipe, self.folder, self.device, self.tell = recipe, folder / FOLDER, device, tell
         self.budget = budget
         self.model = make(recipe.kind, recipe.size, recipe.seed).to(device)
+        if device.type == "cpu":  # there the backward pass of the fused kernel is slower than two plain products
+            self.model.set_attn_implementation("eager")
         self.heads = self._heads().to(device)
         self.state = State()
         self.stopping = False
