@@ -55,7 +55,7 @@ def _place(parts: Anatomy, steps: Plan, want: frozenset[str], report: Report, gu
     undo_capture(parts.model, stack)
     tower: EncoderSite | None = None
     if parts.encoder is not None and (want or steps.at("encoder")):
-        tower = EncoderSite(parts, steps.at("encoder"), want, report)
+        tower = EncoderSite(parts, steps.at("encoder"), want, report, guard)
         if watchers := tower.place(stack):
             install(parts.encoder, watchers, stack)
         if want and parts.family.pool == "pack":

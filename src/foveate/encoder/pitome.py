@@ -48,6 +48,11 @@ class PiToMe:
         """Every block."""
         return tuple(range(layers))
 
+    def drops(self, n: int, prefix: int, layer: int, layers: int) -> int:
+        """How many of n tokens, ``prefix`` ones included, this block merges away."""
+        rest = n - prefix
+        return min(math.floor(rest - rest * self.ratio), rest // 2)
+
     def energy(self, tokens: Tokens) -> Tensor:
         """tokens.metric (B, n, d) -> (B, n - prefix), higher is more redundant."""
         if tokens.metric is None:
@@ -61,8 +66,7 @@ class PiToMe:
         if tokens.metric is None:
             raise SignalError("pitome needs metric, the block's keys averaged over heads (B, n, d); it is None")
         metric = tokens.metric[:, tokens.prefix :]
-        n = metric.shape[1]
-        r = min(math.floor(n - n * self.ratio), n // 2)
+        r = self.drops(tokens.n, tokens.prefix, tokens.layer, tokens.layers)
         if self.ratio == 1:
             return untouched(tokens.metric)
         pair: Pair = "halves" if self.variant == "text" else "all" if self.variant == "bsm" else "alternate"

@@ -51,13 +51,19 @@ class ToMe:
         step = (2 * self.r - 2 * low) / (layers - 1) if layers > 1 else 0.0
         return int(low + step * layer)
 
+    def drops(self, n: int, prefix: int, layer: int, layers: int) -> int:
+        """How many of n tokens, ``prefix`` ones included, this block merges away."""
+        if self.stride is not None:
+            return n - prefix - (n - prefix) // self.stride
+        return min(self.rate(layer, layers), (n - prefix) // 2)
+
     def match(self, tokens: Tokens) -> Match:
         """Who merges into whom: tokens.metric (B, n, d)."""
         if tokens.metric is None:
             raise SignalError("tome needs metric, the block's keys averaged over heads (B, n, d); it is None")
         if self.stride is not None:
             return shift(strided(tokens.metric[:, tokens.prefix :], self.stride), tokens.prefix)
-        r = min(self.rate(tokens.layer, tokens.layers), (tokens.n - tokens.prefix) // 2)
+        r = self.drops(tokens.n, tokens.prefix, tokens.layer, tokens.layers)
         if self.seed is None:
             return bipartite(tokens.metric, r, tokens.prefix)
         draw = torch.randperm(tokens.n - tokens.prefix, generator=torch.Generator().manual_seed(self.seed))

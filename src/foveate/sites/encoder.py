@@ -18,6 +18,7 @@ from ..errors import PlanError
 from ..reduction import Reduction
 from ..report import Report
 from ..tokens import Tokens
+from . import guard
 from .cost import block_flops
 from .model import Anatomy, attention_of, mlp_of, norms_of
 from .packed import Segments
@@ -56,8 +57,10 @@ class _Keys(Watch):
 class EncoderSite:
     """The hooks of all encoder methods of a plan on one tower; also collects encoder signals for later stages."""
 
-    def __init__(self, anatomy: Anatomy, methods: list[Any], want: frozenset[str], report: Report) -> None:
-        self.anatomy, self.methods, self.report = anatomy, methods, report
+    def __init__(
+        self, anatomy: Anatomy, methods: list[Any], want: frozenset[str], report: Report, guarded: bool = False
+    ) -> None:
+        self.anatomy, self.methods, self.report, self.guarded = anatomy, methods, report, guarded
         self.tower = Tower(anatomy, want, report)
         self.at = {m: frozenset(m.at(len(anatomy.blocks))) for m in methods}
         self.keys: dict[int, _Keys] = {}
@@ -159,24 +162,36 @@ class EncoderSite:
         def hook(block: nn.Module, args: Any, kwargs: Any) -> Any:
             x = args[0] if args else kwargs["hidden_states"]
             if i == 0:
-                self.n = x.shape[0] // self.anatomy.unit if self.packed else x.shape[1]
-                masks = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor) and a.ndim == 4]
-                self.skip = bool(masks) and not self.packed
-                if self.skip:
-                    self.report.decline("encoder: this image has padded patches, so its tower runs unshortened")
+                self._begin(x, any(isinstance(a, Tensor) and a.ndim == 4 for a in (*args, *kwargs.values())))
             self.offset, self.now = 0, None
             if i == self.anatomy.feature_block:
                 self.at_scores = self.total
             self.lengths.append(x.shape[0] if self.packed else x.shape[1])
-            if self.packed:
-                if self.segments is None:
-                    assert self.tower.grid is not None
-                    self.segments = Segments(self.tower.grid, self.anatomy.unit)
-                    self.frames = len(self.segments.frames)
+            if self.segments is not None:
                 kwargs = self.segments.fit(kwargs, self.total)
             return args, kwargs
 
         return hook
+
+    def _begin(self, x: Tensor, masked: bool) -> None:
+        """Before the first block: x (B, n, D), or (patches, D) of a packed tower."""
+        self.n = x.shape[0] // self.anatomy.unit if self.packed else x.shape[1]
+        if self.packed:
+            assert self.tower.grid is not None
+            self.segments = Segments(self.tower.grid, self.anatomy.unit)
+            self.frames = len(self.segments.frames)
+        reason = None
+        if masked and not self.packed:
+            reason = "encoder: this image has padded patches, so its tower runs unshortened"
+        elif self.guarded:
+            rows, width = (
+                1 if self.packed else x.shape[0],
+                getattr(attention_of(self.anatomy.blocks[0]), "head_dim", 64),
+            )
+            reason = guard.tower(self.anatomy, self.methods, self.n, self.frames, rows, width)
+        self.skip = reason is not None
+        if reason is not None:
+            self.report.decline(reason)
 
     def _shorten(self, i: int, acting: list[Any]) -> Any:
         def hook(norm: nn.Module, args: tuple[Tensor, ...]) -> Any:

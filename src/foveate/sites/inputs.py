@@ -91,7 +91,7 @@ class Inputs:
         """One method on one batch of items, with its row of the report; None when the guard declines."""
         rows, n = tokens.x.shape[:2]
         row = self.report.row("inputs", str(m))
-        reason = guard.too_little(self.anatomy, m, tokens, call.n) if self.guarded else None
+        reason = guard.inputs(self.anatomy, m, tokens, call.n) if self.guarded else None
         r = None
         if reason is not None:
             self.report.decline(reason)

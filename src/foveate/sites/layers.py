@@ -13,7 +13,7 @@ from ..errors import PlanError
 from ..parts.score import attention_rows
 from ..report import Kept, Report
 from ..tokens import Tokens
-from . import items
+from . import guard, items
 from .call import Call, pick
 from .funnel import Funnel
 from .masks import fit
@@ -167,6 +167,12 @@ class LayerSite:
         for m in acting:
             attention: dict[str, Tensor] = {}
             row = self.report.row("layers", str(m), i)
+            if self.funnel.inputs.guarded:
+                sizes = int(call.visual.sum(1).max()), max(call.visual_full), call.m
+                if (reason := guard.layers(self.anatomy, m, i, *sizes)) is not None:
+                    self.report.decline(reason)
+                    row.note = "declined"
+                    continue
             with self.report.clock(row, x.device):
                 if "next_attention" in m.card.needs:
                     hidden = norms_of(layer)[0](x)
