@@ -146,6 +146,3 @@ def _no_signal(parts: Anatomy, m: Any, need: str) -> str:
     return (
         f"{m.name} needs {missing} ({about}), which {parts.name} cannot give at stage {m.stage}; try {', '.join(works)}"
     )
-
-
-__all__ = ["UnsupportedModelError", "apply", "check"]

@@ -147,10 +147,11 @@ class Funnel:
 
     def _mask(self, call: Call, mask: Any, held: list[HeldLayer], n: int) -> Any:
         call.prepared = isinstance(mask, dict) or (isinstance(mask, Tensor) and mask.ndim == 4)
+        left = None if call.whole else call.index
         if isinstance(mask, dict):
-            return {k: gather_mask(v, call, n) for k, v in mask.items()}
+            return {k: gather_mask(v, left, call.kept, n) for k, v in mask.items()}
         if isinstance(mask, Tensor) and mask.ndim == 4:
-            return gather_mask(mask, call, n)
+            return gather_mask(mask, left, call.kept, n)
         # never None: gaps in the positions must not be read as packed sequences
         past = max((layer.held for layer in held), default=0)  # a sliding window holds less than the others
         gone = held[0].seen - past if held else 0

@@ -16,7 +16,7 @@ from ..tokens import Tokens
 from . import guard, items
 from .call import Call, pick
 from .funnel import Funnel
-from .masks import fit
+from .masks import fit, gather_mask
 from .model import Anatomy, attention_of, norms_of
 from .tap import Seen, Watch, probe
 
@@ -130,7 +130,7 @@ class LayerSite:
                 kwargs["position_embeddings"] = self._positions(call, given)
             held = call.held(i)
             kind = self.anatomy.decoder.config._attn_implementation
-            mask = self._own_mask(call, kwargs.get("attention_mask"))
+            mask = gather_mask(kwargs.get("attention_mask"), call.since, call.kept, call.entered)
             heads = self.anatomy.decoder.config.num_attention_heads
             kwargs["attention_mask"] = fit(mask, held, self.windows[i], call, heads, x.dtype, kind)
             kwargs["position_ids"] = None  # rotary tables are made; gaps would be read as packed sequences
@@ -144,20 +144,6 @@ class LayerSite:
             return given
         # (B, m, d) each, or (3, B, m, d) where older transformers mix the M-RoPE axes inside the attention
         return tuple(torch.stack([pick(p, since) for p in t]) if t.ndim == 4 else pick(t, since) for t in given)
-
-    def _own_mask(self, call: Call, mask: Any) -> Any:
-        since = call.since
-        if since is None or not isinstance(mask, Tensor):
-            return mask
-        n = call.entered
-        past, new = mask[..., : mask.shape[-1] - n], mask[..., mask.shape[-1] - n :]
-        if mask.ndim == 2:
-            return torch.cat([past, call.kept.to(mask.dtype)], 1)
-        new = pick(pick(new, since, dim=2), since, dim=3)
-        hidden = ~call.kept[:, None, None]
-        new = new & ~hidden if new.dtype == torch.bool else new.masked_fill(hidden, torch.finfo(new.dtype).min)
-        past = pick(past, since, dim=2)
-        return torch.cat([past, new], -1)
 
     def _shorten(self, i: int, acting: list[Any], layer: nn.Module, x: Tensor, call: Call, given: Any) -> Tensor:
         found = self._items(call)

@@ -11,17 +11,19 @@ from ..stores.held import HeldLayer
 from .call import Call, pick
 
 
-def gather_mask(mask: object, call: Call, n: int) -> object:
-    """A prepared mask for n new tokens -> for those left. 2-D (B, kv) or 4-D (B, 1, n, kv); the past part stays."""
-    if not isinstance(mask, Tensor) or call.whole:
+def gather_mask(mask: object, index: Tensor | None, kept: Tensor, n: int) -> object:
+    """A prepared mask for n new tokens -> for those left. 2-D (B, kv) or 4-D (B, 1, n, kv); the past part stays.
+
+    index (B, m): which of the n are left, None when all are; kept (B, m) bool, False at padding.
+    """
+    if not isinstance(mask, Tensor) or index is None:
         return mask
     kv = mask.shape[-1]
     past, new = mask[..., : kv - n], mask[..., kv - n :]
     if mask.ndim == 2:
-        return torch.cat([past, pick(new, call.index) * call.kept.to(mask.dtype)], -1)
-    new = pick(pick(new, call.index, dim=2), call.index, dim=3)
-    new = _hide(new, ~call.kept[:, None, None])
-    return torch.cat([pick(past.expand(call.b, *past.shape[1:]), call.index, dim=2), new], -1)
+        return torch.cat([past, pick(new, index) * kept.to(mask.dtype)], -1)
+    new = _hide(pick(pick(new, index, dim=2), index, dim=3), ~kept[:, None, None])
+    return torch.cat([pick(past, index, dim=2), new], -1)
 
 
 def fit(
