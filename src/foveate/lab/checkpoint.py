@@ -7,10 +7,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from .optimise import Optimiser
 
 KEY = "state"
 
@@ -45,17 +45,17 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise InputError(f"{path} is no checkpoint of the lab ({error}); train without --resume") from error
 
 
-def pack(parts: dict[str, nn.Module], optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+def pack(parts: dict[str, nn.Module], optimiser: Optimiser) -> dict[str, Tensor]:
     """Weights and the optimiser's moments by name."""
     out = {f"{part}/{k}": v for part, module in parts.items() for k, v in module.state_dict().items()}
     for part, module in parts.items():
         for name, p in module.named_parameters():
-            for key, value in optimiser.state.get(p, {}).items():
+            for key, value in optimiser.moments(p).items():
                 out[f"{key}/{part}/{name}"] = value
     return out
 
 
-def unpack(tensors: dict[str, Tensor], parts: dict[str, nn.Module], optimiser: torch.optim.Optimizer | None) -> None:
+def unpack(tensors: dict[str, Tensor], parts: dict[str, nn.Module], optimiser: Optimiser | None) -> None:
     """The reverse of :func:`pack`. Without an optimiser only the weights are read.
 
     Raises:
@@ -71,6 +71,6 @@ def unpack(tensors: dict[str, Tensor], parts: dict[str, nn.Module], optimiser: t
         return
     for part, module in parts.items():
         for name, p in module.named_parameters():
-            keys = [k for k in ("step", "exp_avg", "exp_avg_sq") if f"{k}/{part}/{name}" in tensors]
+            keys = [k for k in ("step", "exp_avg", "exp_avg_sq", "momentum_buffer") if f"{k}/{part}/{name}" in tensors]
             if keys:
-                optimiser.state[p] = {k: tensors[f"{k}/{part}/{name}"].to(p.device) for k in keys}
+                optimiser.remember(p, {k: tensors[f"{k}/{part}/{name}"].to(p.device) for k in keys})

@@ -18,10 +18,12 @@ from ..errors import InputError
 from . import checkpoint, steps
 from .data import Diet, default_workers, serve
 from .models import SIZES, Sizes, make
+from .optimise import Optimiser
 from .schedule import DECAY, Budget, rate
 from .supervise import Heads
 
 STAGES = ("dense", "joint")
+LAYERS = ("CLIPEncoderLayer", "LlamaDecoderLayer", "Qwen2_5_VLVisionBlock", "Qwen2_5_VLDecoderLayer")
 FOLDER = "training"  # of the run's folder: what is needed to go on, and not to use the model
 #: Called with a record of the history and how much of the budget of its stage is used.
 Tell = Callable[[dict[str, Any], float], None]
@@ -37,6 +39,7 @@ class Recipe:
         share: of the budget for the dense stage, at most ``most_dense`` seconds.
         peak: highest learning rate; the tower gets half of it once all is trained. warm: steps of warm-up.
         aux: weight of the heads in the joint stage. bf16: autocast.
+        fuse: compile the layers (torch.compile): about 1.4 times as fast, after a minute; needs a C++ compiler on a CPU.
         workers: processes that make data; None for what fits the machine.
         every: steps between two records. save: seconds between two checkpoints.
     """
@@ -44,7 +47,7 @@ class Recipe:
     kind: str
     sizes: Sizes | None = None
     seed: int = 0
-    batch: int = 48
+    batch: int = 32
     turns: int = 8
     ramp: int = 60_000
     share: float = 0.2
@@ -54,6 +57,7 @@ class Recipe:
     decay: float = 0.05
     aux: float = 0.2
     bf16: bool = True
+    fuse: bool = False
     workers: int | None = None
     every: int = 25
     save: float = 180.0
@@ -92,6 +96,9 @@ class Run:
         self.model = make(recipe.kind, recipe.size, recipe.seed).to(device)
         if device.type == "cpu":  # there the backward pass of the fused kernel is slower than two plain products
             self.model.set_attn_implementation("eager")
+        if recipe.fuse:
+            for layer in (m for m in self.model.modules() if type(m).__name__ in LAYERS):
+                layer.compile(dynamic=True)
         self.heads = self._heads().to(device)
         self.state = State()
         self.stopping = False
@@ -174,7 +181,7 @@ class Run:
             state.seconds, begun = state.seconds + now - begun, now
             meter.add(learned)
             if state.step % recipe.every == 0:
-                state.history.append(meter.record(stage, state, optimiser.param_groups[0]["lr"]))
+                state.history.append(meter.record(stage, state, optimiser.lr))
                 if self.tell is not None:
                     self.tell(state.history[-1], budget.gone(state.step, state.seconds))
             if time.monotonic() - saved > recipe.save:
@@ -185,28 +192,26 @@ class Run:
         self._write(self.latest, optimiser)
         return not self.stopping
 
-    def _optimiser(self, stage: str) -> torch.optim.Optimizer:
-        """AdamW; matrices decay, the tower is slower once all is trained, and the dense stage trains nothing else."""
-        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-        for name, p in [*self.model.named_parameters(), *self.heads.named_parameters()]:
-            eye = "vision_tower" in name or "visual." in name
-            scale = 0.5 if eye and stage == "joint" else 1.0
-            groups.setdefault((scale, self.recipe.decay if p.ndim > 1 else 0.0), []).append(p)
-        made = [{"params": ps, "scale": scale, "weight_decay": decay} for (scale, decay), ps in groups.items()]
-        return torch.optim.AdamW(made, lr=self.recipe.peak, betas=(0.9, 0.98), fused=True)
+    def _optimiser(self, stage: str) -> Optimiser:
+        """The tower is slower once all is trained, and the dense stage trains nothing else."""
+        named = [*self.model.named_parameters(), *self.heads.named_parameters()]
 
-    def _learn(self, batch: Any, optimiser: torch.optim.Optimizer, lr: float) -> steps.Learned:
+        def scale(name: str) -> float:
+            return 0.5 if stage == "joint" and ("vision_tower" in name or "visual." in name) else 1.0
+
+        return Optimiser(named, scale, self.recipe.peak, self.recipe.decay)
+
+    def _learn(self, batch: Any, optimiser: Optimiser, lr: float) -> steps.Learned:
         recipe, sizes = self.recipe, self.recipe.size
         self.state.pictures += batch.rows
         batch = batch.to(self.device)
-        for group in optimiser.param_groups:
-            group["lr"] = lr * group["scale"]
+        optimiser.set(lr)
         with torch.autocast(self.device.type, torch.bfloat16, recipe.bf16):
             if self.state.stage == "dense":
                 learned = steps.dense(self.model, self.heads, batch, sizes)
             else:
                 learned = steps.joint(self.model, self.heads, batch, sizes, recipe.aux)
-        optimiser.zero_grad(set_to_none=True)
+        optimiser.zero_grad()
         learned.loss.backward()
         norm = nn.utils.clip_grad_norm_([p for part in self.parts.values() for p in part.parameters()], 1.0)
         if bool(torch.isfinite(norm)):
@@ -215,7 +220,7 @@ class Run:
             self.state.skipped += 1
         return learned
 
-    def _write(self, path: Path, optimiser: torch.optim.Optimizer) -> None:
+    def _write(self, path: Path, optimiser: Optimiser) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / ".gitignore").write_text("*\n", encoding="utf-8")
         tensors = checkpoint.pack(self.parts, optimiser)

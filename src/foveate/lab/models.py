@@ -61,7 +61,7 @@ class Sizes:
 
 KINDS = ("image", "video")
 SIZES = {
-    "image": Sizes(Stack(192, 6, 3, 768), Stack(256, 6, 4, 416, 2), side=168),
+    "image": Sizes(Stack(192, 5, 3, 768), Stack(256, 5, 4, 512, 2), side=168),
     "video": Sizes(
         Stack(192, 4, 3, 512), Stack(256, 6, 4, 416, 2), side=112, merge=2, temporal=2, frames=(16, 8, 12, 16)
     ),
