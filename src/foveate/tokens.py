@@ -7,18 +7,35 @@ from typing import Any
 
 from torch import Tensor
 
+from .errors import SignalError
+from .reduction import Reduction
+
 #: Signals a method may declare in ``needs``, and what each one is. "features" is always there.
 SIGNALS = {
     "features": "the tokens themselves, x (B, n, D)",
-    "grid": "cell of each token, (B, n, 3) int64: frame, row, column",
+    "grid": "cell of each token, (B, n, 3) int64: view, row, column. Views are frames, or 0 for a thumbnail and 1 for "
+    "the stitched crops of an image; a token that ends a line has column -1",
+    "crop": "of an image cut into crops: 0 for the thumbnail, 1, 2, ... for the crops, -1 for line ends, (B, n) int64",
+    "times": "time of each token's frame in seconds, (B, n) float",
+    "pixels": "RGB values from 0 to 255 that each token covers, (B, n, 3, h, w) float",
     "size": "how many patches each token already stands for, (B, n) float",
-    "metric": "attention keys of the block, averaged over heads, (B, n, d)",
+    "metric": "attention keys of the encoder block, averaged over heads, (B, n, d)",
+    "keys": "attention keys of the encoder block, all heads side by side, (B, n, H d)",
     "cls_attention": "attention of the class token on each token, (B, H, n), rows not renormalised",
+    "cls_logits": "the same before the softmax, averaged over heads, (B, n)",
+    "wide_attention": "attention of the class token as if all heads were one of full width, (B, n)",
     "received_attention": "mean attention each token receives in the encoder, (B, n)",
+    "cls_layers": "attention of the class token in every encoder block up to the one read, head mean, (B, L, n)",
+    "received_layers": "mean attention received in every encoder block up to the one read, (B, L, n)",
+    "image_embeds": "tokens in the space that a dual encoder shares with text, (B, n, C)",
+    "text_embeds": "the prompt in that space, one vector for each piece of text, (B, M, C)",
+    "text": "embeddings of the prompt's text tokens, (B, t, D); in the LLM only those after the first visual token",
     "last_attention": "attention of the prompt's last token on each token in the layer before, (B, H, n)",
     "next_attention": "attention of the prompt's last token on each token in the layer about to run, (B, H, n)",
-    "text": "embeddings of the prompt's text tokens, (B, t, D)",
-    "times": "time of each token's frame in seconds, (B, n) float",
+    "last_heads": "queries and keys of the attention that ran last: fields q, k, where, asks",
+    "next_heads": "queries and keys of the attention about to run: fields q, k, where, asks",
+    "transitions": "for each attention and MLP that ran in the LLM, (B, S, n): |out| / |in| times the softmax over the "
+    "sequence of 1 - cos(in, out)",
     "queries": "queries of the last few prompt tokens after RoPE, (B, H, w, d)",
 }
 
@@ -32,6 +49,9 @@ class Tokens:
         prefix: how many leading tokens must survive (class, register or distillation tokens).
         full: how many tokens these rows held before any reduction of the same stage (later budgets refer to it).
         layer: 0-based index of the layer or block about to be shortened, and ``layers`` how many there are.
+        q, k: of one attention over a whole sequence of L tokens, (B, H, L, d) already scaled and (B, g, L, d), so that
+            q k^T are its logits; causal in the LLM. where: (B, n) positions of the tokens among those L, and asks:
+            (B, t) positions of the text tokens after the first visual one.
         The rest: see :data:`SIGNALS`; None unless the method asked for it.
     """
 
@@ -41,14 +61,28 @@ class Tokens:
     layer: int = 0
     layers: int = 1
     grid: Tensor | None = None
+    crop: Tensor | None = None
+    times: Tensor | None = None
+    pixels: Tensor | None = None
     size: Tensor | None = None
     metric: Tensor | None = None
+    keys: Tensor | None = None
     cls_attention: Tensor | None = None
+    cls_logits: Tensor | None = None
+    wide_attention: Tensor | None = None
     received_attention: Tensor | None = None
+    cls_layers: Tensor | None = None
+    received_layers: Tensor | None = None
+    image_embeds: Tensor | None = None
+    text_embeds: Tensor | None = None
+    text: Tensor | None = None
     last_attention: Tensor | None = None
     next_attention: Tensor | None = None
-    text: Tensor | None = None
-    times: Tensor | None = None
+    transitions: Tensor | None = None
+    q: Tensor | None = None
+    k: Tensor | None = None
+    where: Tensor | None = None
+    asks: Tensor | None = None
 
     @property
     def n(self) -> int:
@@ -58,6 +92,35 @@ class Tokens:
     def with_(self, **fields: Any) -> Tokens:
         """A copy with some fields replaced."""
         return replace(self, **fields)
+
+    def need(self, *names: str) -> Tensor:
+        """The first of these fields that is given.
+
+        Raises:
+            SignalError: none of them is.
+        """
+        for name in names:
+            value: Tensor | None = getattr(self, name)
+            if value is not None:
+                return value
+        raise SignalError(f"this method needs {' or '.join(names)}, and the site gave none of them")
+
+    def gathered(self, r: Reduction) -> Tokens:
+        """The tokens after a map, for the next method of the same stage: signals follow the positions kept."""
+        fields: dict[str, Any] = {"x": r(self.x), "full": self.full or self.n, "size": r.size(self.size)}
+        for name, dim in ALONG.items():
+            if (value := getattr(self, name)) is not None:
+                fields[name] = r.gather(value, dim)
+        return self.with_(**fields)
+
+
+#: The dimension along which a signal lists the tokens; the others do not list them.
+ALONG = {
+    **dict.fromkeys(("grid", "crop", "times", "pixels", "metric", "keys", "cls_logits", "wide_attention"), 1),
+    **dict.fromkeys(("received_attention", "image_embeds", "where"), 1),
+    **dict.fromkeys(("cls_attention", "cls_layers", "received_layers"), 2),
+    **dict.fromkeys(("last_attention", "next_attention", "transitions"), 2),
+}
 
 
 @dataclass(frozen=True)

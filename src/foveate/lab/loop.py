@@ -39,7 +39,7 @@ class Recipe:
         share: of the budget for the dense stage, at most ``most_dense`` seconds.
         peak: highest learning rate; the tower gets half of it once all is trained. warm: steps of warm-up.
         aux: weight of the heads in the joint stage. bf16: autocast.
-        fuse: compile the layers (torch.compile): about 1.4 times as fast, after a minute; needs a C++ compiler on a CPU.
+        fuse: compile the layers (torch.compile): faster after a minute; on a CPU it needs a C++ compiler.
         workers: processes that make data; None for what fits the machine.
         every: steps between two records. save: seconds between two checkpoints.
     """

@@ -61,3 +61,17 @@ def pin(score: Tensor, tail: int) -> Tensor:
     """score (B, g, n - tail) -> (B, g, n), with the last ``tail`` entries above everything else, the latest on top."""
     above = torch.arange(1, tail + 1, device=score.device) * 1e30  # finite: a budget below the tail keeps its end
     return torch.cat([score.float(), above.float().expand(*score.shape[:-1], -1)], -1)
+
+
+def text_rows(q: Tensor, k: Tensor, rows: Tensor, where: Tensor | None = None) -> Tensor:
+    """Causal attention of some positions of a sequence, over all of it or on some columns of it.
+
+    q (B, H, L, d) already scaled, k (B, g, L, d), rows (B, r) positions, where (B, n) positions or None
+    -> (B, H, r, n), or (B, H, r, L), float32.
+    """
+    index = rows[:, None, :, None].expand(-1, q.shape[1], -1, q.shape[3])
+    seen = torch.arange(k.shape[2], device=k.device) <= rows[:, None, :, None]  # (B, 1, r, L)
+    out = attention_rows(q.gather(2, index), k, 1.0, seen)
+    if where is None:
+        return out
+    return out.gather(3, where[:, None, None].expand(*out.shape[:3], -1))

@@ -76,7 +76,7 @@ class Inputs:
             for m in self.methods:
                 r = self._run(m, tokens, call)
                 if r is not None:
-                    tokens, total = items.narrow(tokens, r), total.then(r)
+                    tokens, total = tokens.gathered(r), total.then(r)
             return total
 
         maps = items.run(left, signals, run_all, alone="text" in names)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,18 +64,3 @@ def run(
         r = decide(signals([items[i] for i in which]))
         out.update({i: r.row(j) for j, i in enumerate(which)})
     return [out[i] for i in range(len(items))]
-
-
-def narrow(tokens: Tokens, r: Reduction) -> Tokens:
-    """The tokens after a map, for the next method of the same stage: signals follow the positions kept."""
-    fields: dict[str, Any] = {"x": r(tokens.x), "full": tokens.full or tokens.n}
-    for name, dim in (("grid", 1), ("received_attention", 1), ("times", 1), ("metric", 1), ("cls_attention", 2)):
-        value = getattr(tokens, name)
-        if value is not None:
-            fields[name] = r.gather(value, dim)
-    for name in ("last_attention", "next_attention"):
-        value = getattr(tokens, name)
-        if value is not None:
-            fields[name] = r.gather(value, 2)
-    fields["size"] = r.size(tokens.size)
-    return tokens.with_(**fields)

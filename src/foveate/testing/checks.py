@@ -420,10 +420,28 @@ def _inputs(
             yield _cast(data, dtype)
             continue
         x = _features(kind, (_B, n, _D), g)
-        given = {name: _signal(name, x, g, kind, flat) for name in chosen if name != "features"}
+        given = {}
+        for name in chosen:
+            if name in ("last_heads", "next_heads"):
+                given.update(_heads(x, g, flat, cls.stage == "encoder"))
+            elif name != "features":
+                given[name] = _signal(name, x, g, kind, flat)
         for prefix in prefixes:
             data = Tokens(x, prefix=min(prefix, n), full=n, layer=layer, layers=_LAYERS, **given)
             yield _cast(data, dtype)
+
+
+def _heads(x: Tensor, g: torch.Generator, flat: bool, encoder: bool) -> dict[str, Tensor]:
+    """Queries and keys around x (B, n, D): 3 tokens before and 5 after in an LLM, the tokens alone in an encoder."""
+    b, n, _ = x.shape
+    before, after = (0, 0) if encoder else (3, 5)
+    shape = (b, 4, before + n + after, 8)
+    q, k = (torch.zeros(shape) if flat else torch.randn(shape, generator=g) for _ in range(2))
+    where = torch.arange(before, before + n).expand(b, n).clone()
+    out = {"q": q * 8**-0.5, "k": k[:, :2].clone(), "where": where}
+    if not encoder:
+        out["asks"] = torch.arange(before + n, before + n + after).expand(b, after).clone()
+    return out
 
 
 def _signal(name: str, x: Tensor, g: torch.Generator, kind: str, flat: bool) -> Tensor:
@@ -437,14 +455,23 @@ def _signal(name: str, x: Tensor, g: torch.Generator, kind: str, flat: bool) -> 
         return (torch.arange(n) // 8).float().expand(b, n).clone()
     if name == "size":
         return torch.ones(b, n) if flat else torch.randint(1, 4, (b, n), generator=g).float()
-    if name == "metric":
+    if name in ("metric", "keys", "image_embeds"):
         return _features(kind, (b, n, 8), g)
+    if name == "text_embeds":
+        return _features("zero" if flat else "clustered", (b, 2, 8), g)
+    if name == "crop":
+        return (torch.arange(n) * 5 // n).expand(b, n).clone()
+    if name == "pixels":
+        return torch.full((b, n, 3, 6, 6), 128.0) if flat else torch.randint(256, (b, n, 3, 6, 6), generator=g).float()
+    if name == "cls_logits":
+        return torch.zeros(b, n) if flat else torch.randn(b, n, generator=g)
     if name == "queries":
         return _features(kind, (b, 2 * _GROUPS, min(n, 8), d), g)
     if name == "text":
-        return _features("zero" if flat else "clustered", (b, 6, d), g)
+        return _features("zero" if flat else "clustered", (b, 5, d), g)
     shapes = {
-        "received_attention": (b, n),
+        **dict.fromkeys(("received_attention", "wide_attention"), (b, n)),
+        **dict.fromkeys(("cls_layers", "received_layers", "transitions"), (b, 6, n)),
         **dict.fromkeys(("cls_attention", "last_attention", "next_attention"), (b, 4, n)),
     }
     _need(name in shapes, f"no test input is known for the signal {name!r}; add it to foveate.testing.checks")
