@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import elu, normalize
 
+from ..reduction import Reduction
+
 #: How ranked tokens become sources and destinations; see :func:`energy_match`.
 Pair = Literal["alternate", "halves", "all"]
 
@@ -125,3 +127,12 @@ def shift(match: Match, prefix: int) -> Match:
     head = torch.arange(prefix, device=match.into.device).expand(match.into.shape[0], -1)
     into = torch.where(match.into >= 0, match.into + prefix, -1)
     return Match(torch.cat([head, into], 1), torch.cat([head, match.order + prefix], 1))
+
+
+def uneven(into: Tensor, size: Tensor | None = None) -> Reduction:
+    """As :meth:`Reduction.merge` where rows may end with different numbers of tokens. into (B, n), size (B, n)."""
+    stays = (into == torch.arange(into.shape[1], device=into.device)).sum(-1).tolist()
+    if len(set(stays)) < 2:
+        return Reduction.merge(into, size)
+    rows = [slice(b, b + 1) for b in range(into.shape[0])]
+    return Reduction.stack([Reduction.merge(into[b], None if size is None else size[b]) for b in rows])
