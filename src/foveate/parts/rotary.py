@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -11,7 +13,7 @@ def rotary_bias(at: Tensor, to: Tensor, dim: int, base: float) -> Tensor:
 
     at (B, r) and to (B, n) positions of queries and keys -> (B, r, n), by head width ``dim`` and the rotary base.
     """
-    rate = base ** (-torch.arange(0, dim, 2, device=at.device, dtype=torch.float32) / dim)
+    rate = (torch.arange(0, dim, 2, device=at.device, dtype=torch.float32) * (-math.log(base) / dim)).exp()
     rows, columns = (p.float()[..., None] * rate for p in (at, to))
     product = rows.cos() @ columns.cos().mT + rows.sin() @ columns.sin().mT
-    return 2 * product / dim**0.5
+    return product * (2 / math.sqrt(dim))
