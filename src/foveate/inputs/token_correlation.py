@@ -64,11 +64,12 @@ class TokenCorrelation:
 def alike(x: Tensor, crop: Tensor, least: float, block: int = 1024) -> Tensor:
     """How many other tokens of the same crop are at least that similar. x (B, n, D), crop (B, n) -> (B, n)."""
     unit = normalize(x.float(), dim=-1)
-    total = torch.zeros_like(crop)
+    total = torch.zeros_like(crop, dtype=torch.float32)
     for at in range(0, x.shape[1], block):  # each pair once
         near = unit[:, at : at + block] @ unit[:, at:].mT >= least
         near &= crop[:, at : at + block, None] == crop[:, None, at:]
         near[:, :, :block].diagonal(dim1=1, dim2=2).fill_(False)
-        total[:, at : at + block] += near.sum(-1)
-        total[:, at + block :] += near[:, :, block:].sum(1)
+        count = near.float()  # sums of bools are slow
+        total[:, at : at + block] += count.sum(-1)
+        total[:, at + block :] += count[:, :, block:].sum(1)
     return total
