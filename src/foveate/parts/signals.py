@@ -39,15 +39,25 @@ def shared_space(tokens: Tokens) -> tuple[Tensor, Tensor, bool]:
     return tokens.x.float(), tokens.need("text", "text_embeds").float(), False
 
 
-def likeness(tokens: Tokens) -> tuple[Tensor, bool]:
-    """Mean cosine of each token with the pieces of text, (B, n), and whether in a dual encoder's space.
+def likeness(tokens: Tokens) -> Tensor:
+    """Mean cosine of each token with the pieces of text, (B, n).
 
     A text in a space of its own says nothing: all tokens are equally (un)like it.
     """
-    x, text, dual = shared_space(tokens)
+    x, text, _ = shared_space(tokens)
     if x.shape[-1] != text.shape[-1]:
-        return x.new_zeros(x.shape[:2]), dual
-    return (normalize(x, dim=-1) @ normalize(text, dim=-1).mT).mean(-1), dual
+        return x.new_zeros(x.shape[:2])
+    return (normalize(x, dim=-1) @ normalize(text, dim=-1).mT).mean(-1)
+
+
+def relevance(tokens: Tokens) -> Tensor:
+    """How much each token has to do with the text, (B, n): :func:`likeness`, turned around in a dual encoder's space.
+
+    Dual encoders align the whole image with the text; their patches then are least like it where its object is, and
+    published methods negate the cosine.
+    """
+    dual = tokens.image_embeds is not None and tokens.text_embeds is not None
+    return -likeness(tokens) if dual else likeness(tokens)
 
 
 def keys(tokens: Tokens) -> Tensor:
