@@ -1,6 +1,7 @@
 """FitPrune: delete the tokens whose loss changes the attention maps least, layer by layer, on a fitted schedule.
 
-Ye et al., "Fit and Prune: Fast and Training-free Visual Token Pruning for Multi-modal Large Language Models", AAAI 2025.
+Ye et al., "Fit and Prune: Fast and Training-free Visual Token Pruning for Multi-modal Large Language Models",
+AAAI 2025.
 https://arxiv.org/abs/2409.10197
 
 Before the stages' layers, visual tokens are ranked by the product of two sums over the attention of the layer before:
@@ -72,7 +73,7 @@ class FitPrune:
         """Heads of the layer that ran last -> selection of a share of tokens.full."""
         m = budget(due(self._starts(tokens.layers), self.keeps, tokens.layer), tokens.n, tokens.full)
         if m == tokens.n:
-            return Reduction.identity(*tokens.x.shape[:2], tokens.x.device)
+            return Reduction.identity(tokens.x.shape[0], tokens.n, tokens.x.device)
         cross, own = self.sums(tokens)
         return Reduction.take(top(cross * own, m), tokens.n)
 

@@ -17,4 +17,5 @@ def transition(given: Tensor, made: Tensor, valid: Tensor | None = None) -> Tens
     turned = 1 - cosine_similarity(given, made, dim=-1)
     if valid is not None:
         turned = turned.masked_fill(~valid, -torch.inf)
-    return made.norm(dim=-1) / given.norm(dim=-1).clamp(min=1e-12) * turned.softmax(-1)
+    moved: Tensor = made.norm(dim=-1) / given.norm(dim=-1).clamp(min=1e-12) * turned.softmax(-1)
+    return moved
