@@ -56,7 +56,7 @@ class TRIM:
         if self.keep is not None:
             counts = [budget(self.keep, n) - 1] * len(score)
         elif self.variant == "code":
-            share = int(upper_outliers(score.view(1, -1)).sum()) / score.numel()
+            share = int(upper_outliers(score.reshape(1, -1)).sum()) / score.numel()
             counts = [int(n * share)] * len(score)
         else:
             counts = upper_outliers(score).sum(-1).tolist()
