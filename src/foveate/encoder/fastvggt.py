@@ -67,9 +67,9 @@ class FastVGGT:
             if self.seed is not None:
                 pick = torch.randint(high * wide, shape, generator=torch.Generator().manual_seed(self.seed))
         pick = pick.to(grid.device)
-        down, across = row // high, column // wide
-        index = (t.clamp(0, k - 1) for t, k in zip((view - 1, down, across), pick.shape))
-        chosen = (pick[tuple(index)] == place) & (down < pick.shape[1]) & (across < pick.shape[2])
+        y, x = row // high, column // wide
+        cell = tuple(t.clamp(0, k - 1) for t, k in zip((view - 1, y, x), pick.shape))
+        chosen = (pick[cell] == place) & (y < pick.shape[1]) & (x < pick.shape[2])
         return (view == 0) | (column < 0) | chosen
 
     def order(self, tokens: Tokens, target: Tensor) -> tuple[Tensor, Tensor]:

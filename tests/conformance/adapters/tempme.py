@@ -13,6 +13,13 @@ from foveate import Tokens
 from foveate.encoder.tempme import TempMe
 
 EPS = 1e-5
+NAMES = {
+    "attn.out_proj": "out_proj",
+    "ln_1": "layer_norm1",
+    "ln_2": "layer_norm2",
+    "mlp.c_fc": "fc1",
+    "mlp.c_proj": "fc2",
+}
 
 
 def run(params: Mapping[str, Any], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
