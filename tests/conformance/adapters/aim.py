@@ -34,7 +34,8 @@ def prune(method: AIMPrune, logits: Tensor, rates: Sequence[float], start: int, 
         score = method.importance(hidden[None], eye)[0]
         rank = torch.where(visible, score, -1.0)[None, start:stop]
         kept = torch.zeros(stop - start, dtype=torch.bool)
-        kept[top(rank, int((stop - start) * rate))[0]] = True
+        text = length - (stop - start)  # counts towards the budget and fills its part of it first
+        kept[top(rank, int((stop - start) * rate + text) - text)[0]] = True
         visible = visible.clone()
         visible[start:stop] &= kept
         scores.append(score)
