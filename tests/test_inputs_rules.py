@@ -237,3 +237,37 @@ def test_given_keeps_the_highest_scores_in_every_row() -> None:
 def test_given_says_when_scores_do_not_fit() -> None:
     with pytest.raises(InputError, match="3 numbers, and there are 4"):
         make("given", scores=(1.0, 2.0, 3.0)).reduce(Tokens(torch.zeros(1, 4, 3)))  # type: ignore[attr-defined]
+
+
+# --- pooling on a grid ------------------------------------------------------------------------------------------------
+
+
+def frames(t: int, h: int, w: int, ends: bool = False) -> Tensor:
+    """Cells of t frames, (1, n, 3), with an end of each line if asked for."""
+    return torch.tensor([[[f, r, c] for f in range(t) for r in range(h) for c in [*range(w), *([-1] * ends)]]])
+
+
+def test_gridpool_averages_squares_ragged_edges_and_no_two_frames() -> None:
+    x = torch.arange(12.0).view(1, 12, 1)
+    out = make("gridpool").reduce(Tokens(x, grid=frames(2, 2, 3)))  # type: ignore[attr-defined]
+    assert out.keep.tolist() == [[0, 2, 6, 8]]
+    assert out(x)[0, :, 0].tolist() == [2.0, 3.5, 8.0, 9.5]
+
+
+def test_gridpool_averages_line_ends_among_themselves() -> None:
+    x = torch.arange(9.0).view(1, 9, 1)
+    out = make("gridpool").reduce(Tokens(x, grid=frames(1, 3, 2, ends=True)))  # type: ignore[attr-defined]
+    assert out.keep.tolist() == [[0, 2, 6, 8]]
+    assert out(x)[0, :, 0].tolist() == [2.0, 3.5, 6.5, 8.0]
+
+
+def test_gridpool_agrees_with_pooling_an_image_and_takes_rows_of_other_shapes() -> None:
+    x = torch.randn(2, 24, 5, generator=torch.Generator().manual_seed(0))
+    grid = torch.cat([frames(1, 4, 6), frames(1, 3, 8)])
+    out = make("gridpool").reduce(Tokens(x, grid=grid))  # type: ignore[attr-defined]
+    assert out.lengths.tolist() == [6, 8]
+    for row, (h, w) in enumerate([(4, 6), (3, 8)]):
+        image = x[row].T.view(1, 5, h, w)
+        want = torch.nn.functional.avg_pool2d(image, 2, ceil_mode=True, count_include_pad=False)
+        assert torch.allclose(out(x)[row, : want[0, 0].numel()], want[0].flatten(1).T, atol=1e-6)
+    assert make("gridpool", stride=1).reduce(Tokens(x, grid=grid)).m == 24  # type: ignore[attr-defined]

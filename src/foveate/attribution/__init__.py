@@ -3,7 +3,7 @@
     from foveate.attribution import relevance
 
     scores = relevance(loaded, prompt, how="explain")  # one number for each visual token
-    plan = foveate.methods()["given"](keep=0.3, scores=scores.tolist())
+    plan = Given(keep=0.3, scores=scores.tolist())  # foveate.inputs.given: these tokens and no others
 
 This is analysis: it costs whole passes, some also backward, and some hold full attention maps. The model is left as it
 came.
