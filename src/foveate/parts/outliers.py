@@ -14,7 +14,8 @@ def upper_outliers(score: Tensor) -> Tensor:
     """
     known = score.float().masked_fill(~score.isfinite(), torch.nan)
     low, high = torch.nanquantile(known, torch.tensor([0.25, 0.75], device=score.device), dim=-1, keepdim=True)
-    return (score > high + 1.5 * (high - low)) | (score == torch.inf)
+    out: Tensor = (score > high + 1.5 * (high - low)) | (score == torch.inf)
+    return out
 
 
 def local_outlier_factor(value: Tensor, k: int) -> Tensor:
