@@ -62,14 +62,6 @@ def test_todre_leaves_every_token_near_a_kept_one() -> None:
     assert {i // 10 for i in kept("todre", Tokens(x), keep=8)} == set(range(8))
 
 
-def test_todre_exit_drops_all_or_none_by_row() -> None:
-    text = heads([[0.0, 0, 0, 0, -1e9], [0.0, 0, 0, 0, 0]], 3)  # the image gets 3/4 and 3/5
-    tokens = Tokens(torch.zeros(1, 3, 2), layer=4, layers=8, **text)
-    assert kept("todre_exit", tokens, below=0.67) == [0, 1, 2]
-    assert kept("todre_exit", tokens, below=0.68) == []
-    assert make("todre_exit").at(8) == (4, 5, 6, 7)  # type: ignore[attr-defined]
-
-
 # --- DART -------------------------------------------------------------------------------------------------------------
 
 

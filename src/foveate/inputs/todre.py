@@ -7,7 +7,7 @@ https://arxiv.org/abs/2505.18757
 After the encoder tokens are picked one by one, always the one farthest (cosine) from its nearest picked token, so every
 dropped token has a kept one near it. The paper's revision takes the token with the largest sum of distances to all
 picked ones instead: ``rule="max-sum"``. Its second stage, which drops all visual tokens late in the LLM, is
-``todre_exit``.
+``todre_stop``.
 
 No code was published. The first pick is ours: the token least like the mean of all.
 """

@@ -5,8 +5,7 @@ https://arxiv.org/abs/2411.15453
 
 Primary tokens are those that the class token attends to most. The redundant rest is clustered by k-means and every
 cluster is averaged into one token, so the image takes less room among the instructions and loses little. (The paper's
-second strategy, which inhibits attention between unrelated text and visual tokens in the LLM, drops no token and is no
-part of this.)
+second strategy, which inhibits attention between unrelated text and visual tokens in the LLM, is ``cmai``.)
 
 Written from the paper: clusters are of directions, start from evenly spaced tokens, and a starting token stays in its
 cluster and gives it its position, so none is empty and the budget is exact.
