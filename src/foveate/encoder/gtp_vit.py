@@ -44,7 +44,7 @@ SCORES = tuple(f"{kind}_{how}" for kind in ("mixed", "class", "received", "own",
 class GTPViT:
     """Token propagation on a graph."""
 
-    r: int = option(8, Range(0, kind=int), "tokens that leave in each block, at most half of those left")
+    r: int = option(8, Range(0, kind=int), "tokens that leave in each block, all but one at most")
     alpha: float = option(0.1, Range(0), "how much of its neighbours a token receives")
     graph: str = option("mixed", OneOf(("mixed", "spatial", "semantic")), "which tokens are neighbours")
     neighbours: int = option(8, Range(1, kind=int), "how many similar tokens are neighbours")
@@ -58,7 +58,7 @@ class GTPViT:
 
     def drops(self, n: int, prefix: int, layer: int, layers: int) -> int:
         """How many of n tokens, ``prefix`` ones included, leave in this block."""
-        return min(self.r, (n - prefix) // 2)
+        return max(0, min(self.r, n - prefix - 1))
 
     def weights(self, tokens: Tokens) -> Tensor:
         """tokens.x (B, n, D) -> the normalised graph over the tokens after the prefix, (B, n - p, n - p)."""

@@ -21,7 +21,7 @@ class Flow(NamedTuple):
 
 
 def slices(q: Tensor, k: Tensor, size: Tensor | None = None, chunk: int = 256) -> Iterator[tuple[int, Tensor]]:
-    """Attention rows a few queries at a time: (start, (B, H, rows, n)). size (B, n) adds its logarithm to the logits."""
+    """Attention rows, a few queries at a time: (start, (B, H, rows, n)). size (B, n) adds its log to the logits."""
     bias = None if size is None else size.float().log()[:, None, None]
     for at in range(0, q.shape[2], chunk):
         yield at, attention_rows(q[:, :, at : at + chunk], k, 1.0, bias)
@@ -29,12 +29,12 @@ def slices(q: Tensor, k: Tensor, size: Tensor | None = None, chunk: int = 256) -
 
 def flow(maps: Iterable[tuple[int, Tensor]]) -> Flow:
     """maps: as from :func:`slices`, or [(0, A)] of whole maps A (B, H, n, n)."""
-    own, received, first = [], [], []
+    own, received, first = [], torch.zeros(()), []
     for at, rows in maps:
         own.append(rows.diagonal(at, 2, 3))
-        received = [rows.sum(2) + (received[0] if received else 0)]
+        received = rows.sum(2) + received.to(rows.device)
         first += [rows[:, :, 0]] if at == 0 else []
-    return Flow(torch.cat(own, 2), received[0], first[0])
+    return Flow(torch.cat(own, 2), received, first[0])
 
 
 def row_crowd(maps: Iterable[tuple[int, Tensor]], skip: int = 0, peak: bool = False) -> Tensor:
@@ -52,3 +52,11 @@ def heads(q: Tensor, k: Tensor, size: Tensor | None = None) -> Iterator[Tensor]:
     group = q.shape[1] // k.shape[1]
     for h in range(q.shape[1]):
         yield attention_rows(q[:, h : h + 1], k[:, h // group : h // group + 1], 1.0, bias)[:, 0]
+
+
+def walk(share: Tensor, steps: int) -> Tensor:
+    """Where a walker stands who starts anywhere and follows attention. share (B, n, n), rows sum to 1 -> (B, n)."""
+    at = share.new_full((share.shape[0], 1, share.shape[1]), 1 / max(1, share.shape[1]))
+    for _ in range(steps):
+        at = at @ share
+    return at[:, 0]

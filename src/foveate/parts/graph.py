@@ -9,10 +9,11 @@ from torch.nn.functional import normalize
 
 def adjacent(grid: Tensor) -> Tensor:
     """Cells that touch, corners too, in the same view. grid (B, n, 3) -> (B, n, n) bool, False on the diagonal."""
-    apart = (grid[:, :, None] - grid[:, None]).abs()
-    touch = (
-        (apart[..., 0] == 0) & (apart[..., 1:] <= 1).all(-1) & (grid[:, :, None, 2] >= 0) & (grid[:, None, :, 2] >= 0)
-    )
+    view, row, column = grid.int().unbind(-1)
+    touch = _apart(view) == 0
+    for t in (row, column):
+        touch &= _apart(t) <= 1
+    touch &= (column >= 0)[:, :, None] & (column >= 0)[:, None]
     return touch & ~_eye(touch)
 
 
@@ -36,3 +37,8 @@ def symmetric(edge: Tensor) -> Tensor:
 
 def _eye(edge: Tensor) -> Tensor:
     return torch.eye(edge.shape[-1], dtype=torch.bool, device=edge.device)
+
+
+def _apart(t: Tensor) -> Tensor:
+    """t (B, n) -> (B, n, n) distances."""
+    return (t[:, :, None] - t[:, None]).abs()
