@@ -3,9 +3,9 @@
 Chen et al., "DiffRate: Differentiable Compression Rate for Efficient Vision Transformers", ICCV 2023.
 https://arxiv.org/abs/2305.17997
 
-Tokens are ranked by the class token's attention. The lowest leave; of the rest, those below a second bound join the most
-similar token above it (cosine of the tokens themselves, not of keys). Both bounds differ from block to block: the paper
-learns them through the loss, and here they are options, counted without the class token.
+Tokens are ranked by the class token's attention. The lowest leave; of the rest, those below a second bound join the
+most similar token above it (cosine of the tokens themselves, not of keys). Both bounds differ from block to block: the
+paper learns them through the loss, and here they are options, counted without the class token.
 
 Departures from the authors' code, which ``variant="code"`` follows: the code averages merged tokens without regard to
 the patches that each stands for, and adds to the destination's size the source's size times their similarity (which can

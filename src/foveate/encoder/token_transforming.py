@@ -67,8 +67,8 @@ class TokenTransforming:
         keep = top(attention(tokens), m, p)
         unit = normalize(tokens.need("metric").float(), dim=-1)[:, p:]
         rows = torch.arange(b, device=keep.device)[:, None]
-        near = unit[rows, keep[:, p:] - p] @ unit.mT  # (B, m - p, n - p)
-        share = (near / self.temperature).softmax(1)  # what a token gives to each anchor; all of it is given
+        near = unit @ unit[rows, keep[:, p:] - p].mT  # (B, n - p, m - p)
+        share = (near / self.temperature).softmax(-1).mT  # what a token gives to each anchor; all of it is given
         share = share if tokens.size is None else share * tokens.size[:, None, p:].float()
         matrix = torch.zeros(b, m, n, device=keep.device)
         matrix[:, :p, :p] = torch.eye(p, device=keep.device)

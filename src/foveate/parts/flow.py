@@ -20,7 +20,7 @@ class Flow(NamedTuple):
     first: Tensor
 
 
-def slices(q: Tensor, k: Tensor, size: Tensor | None = None, chunk: int = 256) -> Iterator[tuple[int, Tensor]]:
+def slices(q: Tensor, k: Tensor, size: Tensor | None = None, chunk: int = 64) -> Iterator[tuple[int, Tensor]]:
     """Attention rows, a few queries at a time: (start, (B, H, rows, n)). size (B, n) adds its log to the logits."""
     bias = None if size is None else size.float().log()[:, None, None]
     for at in range(0, q.shape[2], chunk):
@@ -51,7 +51,13 @@ def heads(q: Tensor, k: Tensor, size: Tensor | None = None) -> Iterator[Tensor]:
     bias = None if size is None else size.float().log()[:, None, None]
     group = q.shape[1] // k.shape[1]
     for h in range(q.shape[1]):
-        yield attention_rows(q[:, h : h + 1], k[:, h // group : h // group + 1], 1.0, bias)[:, 0]
+        rows = []
+        for b in range(len(q)):  # row by row: a map of one image fits the cache, those of a batch do not
+            one, at = slice(b, b + 1), h // group
+            rows.append(
+                attention_rows(q[one, h : h + 1], k[one, at : at + 1], 1.0, None if bias is None else bias[one])
+            )
+        yield torch.cat(rows)[:, 0]
 
 
 def walk(share: Tensor, steps: int) -> Tensor:
