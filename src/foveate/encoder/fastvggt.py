@@ -56,7 +56,7 @@ class FastVGGT:
         pick: (views - 1, cells down, cells across) int64, which patch of a cell is one, counted row by row.
         """
         grid = tokens.need("grid")
-        first = grid[..., 0].amin(-1, keepdim=True)
+        first = grid[:, min(tokens.prefix, tokens.n - 1) :, 0].amin(-1, keepdim=True)
         view, row, column = (grid - pad(first[..., None], (0, 2))).unbind(-1)
         high, wide = self.cell
         place = row % high * wide + column % wide
