@@ -32,8 +32,9 @@ def test_dropping_is_masking(name: str, more: dict[str, Any], attn: str) -> None
     for plan, share in (("divprune(keep=0.5)", 0.5), ("random(keep=0.25)", 0.25), ("fastervlm(keep=0.5)", 0.5)):
         report = check_maskout(z, plan)
         row = next(r for r in report.rows if r.stage == "inputs")
-        assert row.tokens_in == total
-        assert abs(row.tokens_out - share * total) <= sum(map(len, z.runs))
+        lines = total - row.tokens_in  # tokens that only end a line are never dropped
+        assert 0 < lines <= 0.2 * total if name in ("llava_next", "llava_onevision") else lines == 0
+        assert abs(row.tokens_out - share * row.tokens_in) <= sum(map(len, z.runs))
 
 
 @pytest.mark.parametrize("name", VLM)

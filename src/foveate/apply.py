@@ -11,13 +11,17 @@ from torch import nn
 
 from .errors import PlanError, SignalError, UnsupportedModelError
 from .report import Report
-from .sites import chunks, decode, vision
+from .sites import chunks, decode, encoder
 from .sites.cache import CacheSite
 from .sites.encoder import EncoderSite
 from .sites.funnel import Funnel
 from .sites.inputs import Inputs
 from .sites.layers import LayerSite
+from .sites.looks import TAPPED
 from .sites.model import Anatomy, anatomy
+from .sites.packing import follow_packing
+from .sites.reads import LAYERED
+from .sites.signals import VISION, given
 from .sites.tap import Watch, install, undo_capture
 from .spec import Plan, methods
 from .tokens import SIGNALS
@@ -59,7 +63,7 @@ def _place(parts: Anatomy, steps: Plan, want: frozenset[str], report: Report, gu
         if watchers := tower.place(stack):
             install(parts.encoder, watchers, stack)
         if want and parts.family.pool == "pack":
-            vision.follow_packing(parts, lambda: tower.tower.note if tower is not None else None, stack)
+            follow_packing(parts, lambda: tower.tower.note if tower is not None else None, stack)
     if parts.decoder is not None and any(steps.at(s) for s in ("encoder", "inputs", "layers", "cache")):
         inputs = Inputs(parts, steps.at("inputs"), report, guard)
         funnel = Funnel(parts, inputs, tower.tower if tower is not None else None)
@@ -102,7 +106,12 @@ def check(parts: Anatomy, steps: Plan) -> frozenset[str]:
             found = [n for n in need.split("|") if n in _given(parts, m.stage)]
             if not found:
                 raise SignalError(_no_signal(parts, m, need))
-            want |= {found[0]} & {"cls_attention", "received_attention"}
+            if m.stage != "encoder":
+                want |= {found[0]} & {*VISION}
+        if m.stage in ("inputs", "layers") and parts.family.pool == "pack":
+            want.add("grid")  # line ends are told from the picture's tokens
+    if (deep := want & {*LAYERED}) and steps.at("encoder"):
+        raise PlanError(f"{', '.join(sorted(deep))} of every block cannot be read while the encoder is shortened")
     return frozenset(want)
 
 
@@ -127,12 +136,11 @@ def _instead(parts: Anatomy) -> str:
 def _given(parts: Anatomy, stage: str) -> set[str]:
     """Signals that a stage of this model can give."""
     if stage == "encoder":
-        return {"features", "metric", "size"}
+        return encoder.given(parts)
     if stage == "inputs":
-        encoder = {"received_attention"} | ({"cls_attention"} if parts.prefix else set())
-        return {"features", "text", "size"} | (encoder if parts.family.pool else set())
+        return {"features", "text", "size", *given(parts)}
     if stage == "layers":
-        return {"features", "last_attention", "next_attention", "size"}
+        return {"features", "size", "text", "transitions", *TAPPED, *given(parts)}
     return {"queries"}
 
 

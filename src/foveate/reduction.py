@@ -223,6 +223,12 @@ class Reduction:
         rows = torch.arange(self.b, device=y.device)[:, None]
         return spare[rows, self.assign]
 
+    def spread(self, y: Tensor) -> Tensor:
+        """Put each slot at the position it inherits: y (B, m, ...) -> (B, n, ...), 0 elsewhere."""
+        out = y.new_zeros(self.b, self.n + 1, *y.shape[2:])
+        index = _trailing(torch.where(self.valid, self.keep, self.n), y.ndim).expand_as(y)
+        return out.scatter(1, index, y)[:, : self.n]
+
     def gather(self, x: Tensor, dim: int = 1) -> Tensor:
         """Pick what each slot inherits, without mixing (positions, masks, ids): x[b, ..., keep, ...] along ``dim``."""
         if dim != 1:

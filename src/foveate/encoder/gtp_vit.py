@@ -52,6 +52,11 @@ class GTPViT:
     proportional: bool = option(True, OneOf((True, False)), "add log(size) to later attention logits")
     variant: str = option("mean", OneOf(("mean", "code")), "whether what is received is averaged or added; see above")
 
+    @property
+    def averages(self) -> bool:
+        """Whether the shares of a token sum to 1."""
+        return self.variant != "code"
+
     def at(self, layers: int) -> tuple[int, ...]:
         """Every block."""
         return tuple(range(layers))

@@ -19,6 +19,7 @@ class Family:
         tower: "batch" when the vision tower takes (images, patches, width), "packed" when it takes one long sequence.
         pool: how encoder tokens become LLM tokens: "one" to one, merge "groups" of the tower, pixel "shuffle" and
             "average" over squares, or the model's own "pack" of crops; None when the family has no encoder.
+        thumbnail_last: of crops that make up one item, the last shows the whole image.
         drop: whether a token dropped in the encoder can be dropped in the LLM too (one LLM token a token or group).
     """
 
@@ -28,6 +29,7 @@ class Family:
     tower: str = "batch"
     pool: str | None = None
     drop: bool = False
+    thumbnail_last: bool = False
 
 
 @functools.cache

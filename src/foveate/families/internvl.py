@@ -2,4 +2,4 @@
 
 from . import Family
 
-FAMILY = Family(types=("internvl",), kind="vlm", pool="shuffle")
+FAMILY = Family(types=("internvl",), kind="vlm", pool="shuffle", thumbnail_last=True)

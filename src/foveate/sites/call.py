@@ -11,6 +11,26 @@ from torch import Tensor
 
 from ..report import Row
 from ..stores.held import HeldLayer
+from .signals import Columns
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Queries and keys of one layer's attention on the tokens of a call, queries scaled.
+
+    Attributes:
+        q, k: (B, H, m, d) and (B, g, m, d).
+        past: (B, g, P, d) keys of what was seen before, and ``visible`` (B, P) bool: where they are no padding.
+    """
+
+    q: Tensor
+    k: Tensor
+    past: Tensor
+    visible: Tensor
+
+    def pick(self, order: Tensor) -> Heads:
+        """Those of the tokens left; order (B, m')."""
+        return Heads(pick(self.q, order, dim=2), pick(self.k, order, dim=2), self.past, self.visible)
 
 
 @dataclass
@@ -33,6 +53,10 @@ class Call:
         prepared: whether the masks handed over were made for the whole prompt, before anything was dropped.
         padded: whether any row has padding (known on the host, so nothing waits for the device).
         attention: last-token attention rows by layer, (B, H, m), left by the taps.
+        columns: the vision tower's notes, and which column of each stands where among the n.
+        prompt: (B, n, D) embeddings that the decoder was given, or None.
+        heads: queries and keys by layer, left by the taps.
+        transitions: (B, m) of each attention and MLP that ran, left by the layers' hooks.
         deepstack: features still to be added after each of the first layers, (B, m, D) each.
         since: (B, m) where each token left stood when the layers began, or None while no layer shortened anything.
         entered: tokens in each row when the layers began, once ``since`` is set.
@@ -52,6 +76,10 @@ class Call:
     whole: bool = True
     lengths: list[int] = field(default_factory=list)
     attention: dict[int, Tensor] = field(default_factory=dict)
+    columns: Columns = field(default_factory=list)
+    prompt: Tensor | None = None
+    heads: dict[int, Heads] = field(default_factory=dict)
+    transitions: list[Tensor] = field(default_factory=list)
     deepstack: list[Tensor] = field(default_factory=list)
     since: Tensor | None = None
     inputs: list[tuple[Row, int]] = field(default_factory=list)

@@ -20,38 +20,18 @@ from ..report import Report
 from ..tokens import Tokens
 from . import guard
 from .cost import block_flops
+from .keys import Keys
 from .model import Anatomy, attention_of, mlp_of, norms_of
 from .packed import Segments
-from .tap import Seen, Watch
+from .tap import Watch
 from .vision import NOTE, Note, Tower
 
 
-class _Keys(Watch):
-    """Keeps the block's keys averaged over heads, and adds log(size) to its attention logits."""
-
-    def __init__(self, site: EncoderSite, proportional: bool) -> None:
-        self.site, self.proportional = site, proportional
-        self.parts: list[Tensor] = []
-
-    def before(self, seen: Seen) -> Tensor | None:
-        size = self.site.patch_size(seen.k.shape[-2])
-        if not self.proportional or size is None:
-            return seen.mask
-        bias = size.log()[:, None, None].to(seen.q.dtype)
-        if seen.mask is None:
-            return bias.expand(-1, 1, seen.q.shape[2], -1)
-        if seen.mask.dtype == torch.bool:
-            return torch.where(seen.mask, bias, torch.finfo(bias.dtype).min)
-        return seen.mask + bias
-
-    def after(self, seen: Seen) -> None:
-        self.parts.append(seen.k.mean(1))
-
-    def take(self, packed: bool) -> Tensor:
-        """(B, n, d), or (1, patches, d) of a packed tower."""
-        out = torch.cat(self.parts, dim=1 if packed else 0)
-        self.parts = []
-        return out
+def given(anatomy: Anatomy) -> set[str]:
+    """Signals that a method inside this encoder can have."""
+    heads = {"last_heads"} if anatomy.family.tower == "batch" else set()
+    rows = {"received_attention"} | ({"cls_attention"} if anatomy.prefix else set())
+    return {"features", "metric", "size", "grid", *heads, *rows}
 
 
 class EncoderSite:
@@ -63,14 +43,16 @@ class EncoderSite:
         self.anatomy, self.methods, self.report, self.guarded = anatomy, methods, report, guarded
         self.tower = Tower(anatomy, want, report)
         self.at = {m: frozenset(m.at(len(anatomy.blocks))) for m in methods}
-        self.keys: dict[int, _Keys] = {}
+        self.keys: dict[int, Keys] = {}
         self._fresh()
         for m in methods:
             bad = [i for i in self.at[m] if not 0 <= i < len(anatomy.blocks)]
             if bad:
                 raise PlanError(f"{m.name} acts at block {bad[0]}, but {anatomy.name} has {len(anatomy.blocks)} blocks")
-            if not m.card.average:
-                raise PlanError(f"{m.name} does not average, so it cannot act inside a block: {m.card.why}")
+            if not getattr(m, "averages", m.card.average):
+                raise PlanError(
+                    f"{m.name} does not average, so it cannot act inside a block: {m.card.why or 'it adds'}"
+                )
 
     def _fresh(self) -> None:
         self.total: Reduction | None = None  # every map so far, composed
@@ -78,7 +60,9 @@ class EncoderSite:
         self.at_scores: Reduction | None = None  # the part before the attention that scores are read from
         self.after: list[Reduction | None] = []  # the part up to each block's output
         self.now: Reduction | None = None  # the map of the block that is running
+        self.middle: Tensor | None = None  # what the MLP's norm was given, if that map mixes many with many
         self.size: Tensor | None = None
+        self.cells: Tensor | None = None  # of the tokens left, where a method asks for the grid
         self.segments: Segments | None = None
         self.frames = 1  # attention spans: one, or the frames of a packed sequence
         self.n = 0
@@ -106,7 +90,8 @@ class EncoderSite:
             # before transformers' own capture hooks, which would otherwise record the unshortened tensor
             add(block.register_forward_hook(self._leave(i, acting), prepend=True).remove)
             proportional = any(getattr(m, "proportional", False) for m in self.methods)
-            self.keys[i] = _Keys(self, proportional)
+            needs = {n for m in acting for need in m.card.needs for n in need.split("|")} & given(self.anatomy)
+            self.keys[i] = Keys(self, proportional, needs)
             watchers.setdefault(attention_of(block), []).append(self.keys[i])
             if acting:
                 add(norms_of(block)[1].register_forward_pre_hook(self._shorten(i, acting)).remove)
@@ -122,7 +107,7 @@ class EncoderSite:
     def _start(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         self._fresh()
         for keys in self.keys.values():
-            keys.parts = []  # of a run that failed half-way
+            keys.parts = {}  # of a run that failed half-way
         self.tower.start(module, args, kwargs)
 
     def _finish(self, module: nn.Module, args: Any, out: Any) -> Any:
@@ -140,7 +125,10 @@ class EncoderSite:
                 prefix = 0 if self.packed else self.anatomy.prefix - self.anatomy.lead
                 kept = self.tower.raster(at.kept[:, prefix:].flatten())
         if self.anatomy.family.kind == "vlm":
-            note: Note = self.tower.finish(self.at_scores, kept)
+            hidden = None if self.packed else out.last_hidden_state
+            images = 1 if hidden is None else hidden.shape[0]
+            patches = 0 if hidden is None else hidden.shape[1] - self.anatomy.prefix
+            note: Note = self.tower.finish(self.at_scores, kept, images, patches)
             setattr(out, NOTE, note)
         return out
 
@@ -180,6 +168,8 @@ class EncoderSite:
             assert self.tower.grid is not None
             self.segments = Segments(self.tower.grid, self.anatomy.unit)
             self.frames = len(self.segments.frames)
+        if any("grid" in need for m in self.methods for need in m.card.needs):
+            self.cells = self.tower.cells(x.shape[0], self.n)
         reason = None
         if masked and not self.packed:
             reason = "encoder: this image has padded patches, so its tower runs unshortened"
@@ -198,37 +188,43 @@ class EncoderSite:
             if self.skip:
                 self.keys[i].take(self.packed)
                 return None
-            x, metric = args[0], self.keys[i].take(self.packed)
+            x, read = args[0], self.keys[i].take(self.packed)
             u = self.anatomy.unit
             if self.packed:
                 x = x.unflatten(0, (-1, u)).flatten(1)[None]
-                metric = metric.unflatten(1, (-1, u)).mean(2)
+                read = {k: v.unflatten(1, (-1, u)).mean(2) for k, v in read.items()}
+            if "cls_attention" in read:
+                read["cls_attention"] = read["cls_attention"].mT
+            if "q" in read:
+                read["where"] = torch.arange(x.shape[1], device=x.device).expand(x.shape[:2])
+            depth = len(self.anatomy.blocks)
+            tokens = Tokens(x, self.anatomy.prefix, self.n, i, depth, grid=self.cells, size=self._sizes(x), **read)
             now: Reduction | None = None
             for m in acting:
                 row = self.report.row("encoder", str(m))
                 with self.report.clock(row, x.device):
-                    r = self._decide(m, i, x, metric)
-                    now, x, metric = r if now is None else now.then(r), r(x), r(metric)
+                    r = m.reduce(tokens) if self.segments is None else self.segments.reduce(m, tokens)
+                    now = r if now is None else now.then(r)
+                    tokens = tokens.gathered(r).with_(full=self.n, metric=r(tokens.need("metric")))
             assert now is not None
+            self.middle = args[0] if now.matrix is not None else None
+            x, self.size, self.cells = tokens.x, tokens.size, tokens.grid
             self.now = now
             return (x[0].unflatten(-1, (u, -1)).flatten(0, 1) if self.packed else x,)
 
         return hook
 
-    def _decide(self, m: Any, i: int, x: Tensor, metric: Tensor) -> Reduction:
-        size = self.size if self.size is not None else torch.ones(x.shape[:2], device=x.device)
-        made = Tokens(x, self.anatomy.prefix, self.n, i, len(self.anatomy.blocks), metric=metric, size=size)
-        r: Reduction = m.reduce(made) if self.segments is None else self.segments.reduce(m, made)
-        self.size = r.size(size)
-        return r
+    def _sizes(self, x: Tensor) -> Tensor:
+        return self.size if self.size is not None else torch.ones(x.shape[:2], device=x.device)
 
     def _lift(self, mlp: nn.Module, args: Any, out: Tensor) -> Tensor | None:
         if self.now is None:
             return None
+        lift = self.now.expand if self.now.matrix is None else self.now.spread
         if not self.packed:
-            return self.now.expand(out)
+            return lift(out)
         u = self.anatomy.unit
-        full: Tensor = self.now.expand(out.unflatten(0, (-1, u)).flatten(1)[None])[0]
+        full: Tensor = lift(out.unflatten(0, (-1, u)).flatten(1)[None])[0]
         lifted: Tensor = full.unflatten(-1, (u, -1)).flatten(0, 1)
         return lifted
 
@@ -242,16 +238,26 @@ class EncoderSite:
             x = out[0] if isinstance(out, tuple) else out
             if self.packed:
                 u = self.anatomy.unit
-                x = self.now(x.unflatten(0, (-1, u)).flatten(1)[None])[0].unflatten(-1, (u, -1)).flatten(0, 1)
+                x = self._mapped(x.unflatten(0, (-1, u)).flatten(1)[None])[0].unflatten(-1, (u, -1)).flatten(0, 1)
                 if self.segments is not None:
                     self.segments.shorten(self.now)
             else:
-                x = self.now(x)
+                x = self._mapped(x)
             self.total = self.now if self.total is None else self.total.then(self.now)
             self._note_after(i)
             return (x, *out[1:]) if isinstance(out, tuple) else x
 
         return hook
+
+    def _mapped(self, x: Tensor) -> Tensor:
+        """The block's output (B, n, D) at m tokens: a map that mixes many with many is applied before the MLP's sum."""
+        assert self.now is not None
+        if self.middle is None:
+            return self.now(x)
+        middle = self.middle
+        if self.packed:
+            middle = middle.unflatten(0, (-1, self.anatomy.unit)).flatten(1)[None]
+        return self.now(middle) + self.now.gather(x - middle)
 
     def _note_after(self, i: int) -> None:
         self.after.append(self.total)

@@ -7,6 +7,7 @@ positions it is about to hold. Later stages read the :class:`Call` it leaves.
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,12 +16,12 @@ from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingW
 
 from ..errors import InputError, UnsupportedCallError
 from ..stores.held import HeldLayer
-from . import account, items
+from . import account, items, signals
 from .call import Call, Current, pick
 from .inputs import Inputs
 from .masks import gather_mask
 from .model import Anatomy
-from .vision import NOTE, Note, Tower
+from .vision import NOTE, Tower
 
 
 class Funnel:
@@ -84,8 +85,13 @@ class Funnel:
         self.current.call = call
         notes = notes or (self.tower.recent if self.tower is not None else [])
         acts = self.inputs.methods or any(note.kept is not None for note in notes)
-        if ids is not None and x is not None and n > 1 and acts and bool(visual.any()):
-            kwargs = self._reduce(call, dict(kwargs), ids, visual, notes, seen)
+        if ids is not None and x is not None and n > 1 and (acts or self.seeks) and bool(visual.any()):
+            call.columns = signals.columns(self.anatomy, ids, notes)
+            call.prompt = x
+            ends = signals.ends(call.columns, visual.shape, x.device)
+            call.visual = call.visual & ~ends
+            if acts:
+                kwargs = self._reduce(call, dict(kwargs), ids, visual, ends, seen)
         if self.own_deepstack and kwargs.get("deepstack_visual_embeds"):
             kwargs = self._take_deepstack(call, dict(kwargs))
         if n > 1:
@@ -108,14 +114,15 @@ class Funnel:
         return torch.zeros_like(valid)
 
     def _reduce(
-        self, call: Call, kwargs: dict[str, Any], ids: Tensor, visual: Tensor, notes: list[Note], seen: int
+        self, call: Call, kwargs: dict[str, Any], ids: Tensor, visual: Tensor, ends: Tensor, seen: int
     ) -> dict[str, Any]:
-        """The decoder's arguments for the tokens that stay."""
+        """The decoder's arguments for the tokens that stay; line ends are among them."""
         x = kwargs["inputs_embeds"].clone()
         moving = torch.tensor(self.anatomy.video_ids, device=ids.device, dtype=ids.dtype)
         found = items.find(visual & call.kept, self.anatomy.family.scope, torch.isin(ids, moving))
-        maps = self.inputs.decide(x, found, self.inputs.columns(ids, notes), call)
-        keep = call.kept & ~visual
+        found = [replace(it, where=it.where[~ends[it.row, it.where]]) for it in found]
+        maps = self.inputs.decide(x, found, call)
+        keep = call.kept & ~call.visual
         deep, deep_mask = kwargs.get("deepstack_visual_embeds"), kwargs.get("visual_pos_masks")
         if deep is not None and deep_mask is not None:
             deep = [_spread(d, deep_mask) for d in deep]

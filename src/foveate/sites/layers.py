@@ -10,45 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import PlanError
-from ..parts.score import attention_rows
 from ..report import Kept, Report
 from ..tokens import Tokens
-from . import guard, items
-from .call import Call, pick
+from . import guard, items, looks
+from .call import Call, Heads, pick
 from .funnel import Funnel
 from .masks import fit, gather_mask
-from .model import Anatomy, attention_of, norms_of
-from .tap import Seen, Watch, probe
-
-
-class _LastRow(Watch):
-    """Keeps the attention of the last token of each row in one layer, for the method that acts before the next."""
-
-    def __init__(self, funnel: Funnel, layer: int, method: Any) -> None:
-        self.funnel, self.layer, self.method = funnel, layer, method
-
-    def after(self, seen: Seen) -> None:
-        call = self.funnel.current.get()
-        if call is not None and call.n > 1:
-            report = self.funnel.inputs.report
-            with report.clock(report.row("layers", str(self.method), self.layer + 1), seen.q.device):
-                call.attention[self.layer] = last_row(seen, call)
-
-
-def last_row(seen: Seen, call: Call, window: int | None = None) -> Tensor:
-    """Attention of each row's last real token on the call's own tokens, (B, H, m); window: where no mask tells it."""
-    last = call.kept.long().cumsum(1).argmax(1)  # right padding, too
-    q = pick(seen.q, last[:, None], dim=2)
-    if isinstance(seen.mask, Tensor) and seen.mask.ndim == 4:
-        mask = seen.mask.expand(call.b, *seen.mask.shape[1:])
-        mask = pick(mask, last[:, None], dim=2)
-    else:
-        past = torch.ones(call.b, seen.k.shape[2] - call.m, dtype=torch.bool, device=q.device)
-        own = call.kept & (torch.arange(call.m, device=q.device) <= last[:, None])
-        if window is not None:
-            own = own & (call.where.gather(1, last[:, None]) - call.where < window)
-        mask = torch.cat([past, own], 1)[:, None, None]
-    return attention_rows(q, seen.k, seen.scaling, mask)[:, :, 0, seen.k.shape[2] - call.m :]
+from .model import Anatomy, attention_of
+from .tap import Watch
 
 
 class LayerSite:
@@ -62,7 +31,8 @@ class LayerSite:
         self.at = {m: tuple(m.at(n)) for m in methods}
         for m, places in self.at.items():
             for k in places:
-                if not 0 <= k < n or (k == 0 and "last_attention" in m.card.needs):
+                late = {"last_attention", "last_heads"} & {*m.card.needs}
+                if not 0 <= k < n or (k == 0 and late):
                     raise PlanError(f"{m.name} acts before layer {k}, but {anatomy.name} has layers 0 to {n - 1}")
         deepest = [max(places) for places in self.at.values() if places]
         first = [min(places) for places in self.at.values() if places]
@@ -84,13 +54,22 @@ class LayerSite:
             for i in range(depth):
                 add = stack.callback
                 add(self.anatomy.layers[i].register_forward_hook(self._add_deepstack(i), prepend=True).remove)
-        wanted = {k - 1: m for m, places in self.at.items() if "last_attention" in m.card.needs for k in places}
-        return {attention_of(self.anatomy.layers[i]): [_LastRow(self.funnel, i, m)] for i, m in wanted.items()}
+        if transient := [k for m, places in self.at.items() if "transitions" in m.card.needs for k in places]:
+            looks.transitions(self.anatomy.layers[: max(transient)], self.funnel, stack)
+        wanted: dict[nn.Module, list[Watch]] = {}
+        for m, places in self.at.items():
+            for i in (k - 1 for k in places):
+                watching = wanted.setdefault(attention_of(self.anatomy.layers[i]), [])
+                if "last_attention" in m.card.needs:
+                    watching.append(looks.LastRow(self.funnel, i, m))
+                if "last_heads" in m.card.needs:
+                    watching.append(looks.LastHeads(self.funnel, i))
+        return {module: watching for module, watching in wanted.items() if watching}
 
     @property
     def taps(self) -> bool:
         """Whether attention has to be read."""
-        return any(n in m.card.needs for m in self.methods for n in ("last_attention", "next_attention"))
+        return any(n in m.card.needs for m in self.methods for n in looks.TAPPED)
 
     def _deepstack_depth(self) -> int:
         return len(getattr(self.anatomy.encoder, "deepstack_merger_list", None) or ())
@@ -160,22 +139,19 @@ class LayerSite:
                     row.note = "declined"
                     continue
             with self.report.clock(row, x.device):
-                if "next_attention" in m.card.needs:
-                    hidden = norms_of(layer)[0](x)
-                    attention["next_attention"] = last_row(
-                        probe(attention_of(layer), hidden, position_embeddings=self._positions(call, given)),
-                        call,
-                        self.windows[i],
-                    )
-                if "last_attention" in m.card.needs:
-                    attention["last_attention"] = call.attention[i - 1]
+                positions = self._positions(call, given)
+                heads = looks.attention(m, i, layer, x, call, positions, self.windows[i], attention)
 
-                def signals(batch: list[items.Item], attention: dict[str, Tensor] = attention, x: Tensor = x) -> Tokens:
-                    rows = torch.stack([x[it.row, it.where] for it in batch])
-                    made = {k: torch.stack([a[it.row][:, it.where] for it in batch]) for k, a in attention.items()}
-                    return Tokens(rows, 0, batch[0].full, i, len(self.anatomy.layers), **made)
+                def signals(
+                    batch: list[items.Item],
+                    m: Any = m,
+                    x: Tensor = x,
+                    attention: dict[str, Tensor] = attention,
+                    heads: Heads | None = heads,
+                ) -> Tokens:
+                    return looks.tokens(self.anatomy, m, i, batch, call, x, attention, heads)
 
-                maps = items.run(found, signals, m.reduce)
+                maps = items.run(found, signals, m.reduce, looks.alone(m))
                 x = x.clone()
                 keep = call.kept & ~call.visual
                 for it, r in zip(found, maps):
@@ -192,6 +168,9 @@ class LayerSite:
                 call.since = call.since.gather(1, order)
                 if i - 1 in call.attention:
                     call.attention[i - 1] = pick(call.attention[i - 1], order, dim=2)
+                if i - 1 in call.heads:
+                    call.heads[i - 1] = call.heads[i - 1].pick(order)
+                call.transitions = [pick(t, order) for t in call.transitions]
                 call.cuts.append((row, i, sum(r.n - r.m for r in maps)))
                 found = self._items(call)
         return x

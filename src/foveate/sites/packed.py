@@ -55,11 +55,13 @@ class Segments:
 
             x = rows(tokens.x)
             assert x is not None
-            made = method.reduce(tokens.with_(x=x, full=full, metric=rows(tokens.metric), size=rows(tokens.size)))
-            if bool((made.keep.diff() < 0).any()):  # boundaries are looked up among the positions kept
-                made = made.listed(made.keep.sort(-1).values)
+            along = {k: rows(getattr(tokens, k)) for k in ("metric", "size", "grid", "received_attention")}
+            made = method.reduce(tokens.with_(x=x, full=full, **along))
             for j, i in enumerate(which):
-                parts[i] = made.row(j)
+                one = made.row(j)
+                if bool((one.keep.diff() < 0).any()):  # boundaries are looked up among the positions kept
+                    one = one.listed(one.keep.sort(-1).values)
+                parts[i] = one
         return Reduction.cat([p for p in parts if p is not None])
 
     def shorten(self, now: Reduction) -> None:
