@@ -28,6 +28,8 @@ def slots(prompt: Prompt, decisions: Sequence[Kept], stages: Sequence[str]) -> T
         moved = torch.arange(n + 1)  # the last entry stands for "dropped before"
         moved[n] = -1
         moved[where] = spare[r.assign[0]]
+        stays = where[r.keep[0][r.valid[0]]]
+        moved[stays] = stays  # also where a map that mixes gives most of this token to another slot
         ended[k.row] = moved[torch.where(ended[k.row] >= 0, ended[k.row], n)]
     return ended
 

@@ -60,11 +60,16 @@ class Kept:
 
 @dataclass
 class Report:
-    """The value of :func:`foveate.apply`; it fills up while the model runs inside the block."""
+    """The value of :func:`foveate.apply`; it fills up while the model runs inside the block.
+
+    ``encoded``: for each run of a shortened vision tower, its map up to the features that are read; in the tower's own
+    order, class tokens included (groups of patches, for packed towers).
+    """
 
     plan: str = ""
     rows: list[Row] = field(default_factory=list)
     kept: list[Kept] = field(default_factory=list)
+    encoded: list[Reduction] = field(default_factory=list)
     declined: list[str] = field(default_factory=list)
     prefills: int = 0
     flops: float = 0.0

@@ -114,6 +114,8 @@ class EncoderSite:
         total, kept = self.total, None
         if self.methods:
             self._account()
+        if total is not None:
+            self.report.encoded.append(total if self.packed else (self.at_features or total))
         if total is not None and self.anatomy.family.kind == "vlm":
             if not self.packed:
                 out.last_hidden_state = self._restore(out.last_hidden_state, total)
