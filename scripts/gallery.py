@@ -21,7 +21,8 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from pages import ABOUT, ROOT, own
+from page_parts import own
+from pages import ABOUT, ROOT
 
 import foveate
 from foveate import show

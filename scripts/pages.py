@@ -15,6 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from page_cli import cli_page
+from page_grid import grid_page
+from page_parts import own, table
+
 import foveate
 import foveate.families
 from foveate import errors
@@ -48,12 +54,6 @@ _POOL = {
 }
 
 
-def own() -> dict[str, type[Any]]:
-    """The methods that come with foveate, by name, in path order; third parties' are left out."""
-    found = {n: c for n, c in foveate.methods().items() if c.__module__.startswith("foveate.")}
-    return dict(sorted(found.items(), key=lambda item: STAGES.index(item[1].stage)))
-
-
 def headline(cls: type[Any]) -> tuple[str, str]:
     """(paper's short name, idea in one line) from the first line of a method file."""
     title, _, idea = first_line(sys.modules[cls.__module__]).partition(": ")
@@ -70,12 +70,6 @@ def family_files() -> Iterator[tuple[str, Family, str]]:
     for info in pkgutil.iter_modules(foveate.families.__path__):
         module = importlib.import_module(f"foveate.families.{info.name}")
         yield info.name, module.FAMILY, first_line(module)
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """A markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def plan_of(cls: type[Any]) -> str:
@@ -127,7 +121,7 @@ def methods_index() -> str:
     parts = [
         "# Methods",
         "Every method by the place where it acts. A page is made from the method's own file: its docstring, its card "
-        "and its options. `foveate methods` prints the same list.",
+        "and its options. `foveate methods` prints the same list; [the grid](grid.md) says which models each runs on.",
     ]
     found = own()
     for stage in STAGES:
@@ -225,41 +219,6 @@ def _plan_errors() -> str:
     return "\n".join(lines)
 
 
-def cli_page() -> str:
-    """Every command and its options, read from the program itself."""
-    import typer
-
-    from foveate.cli import app
-
-    group: Any = typer.main.get_command(app)
-    parts = [
-        "# Command line",
-        "Results go to standard output, progress to standard error. `--json` prints one JSON object and nothing else. "
-        "Exit code 0: done; 2: something was wrong with what was given, said in one line.",
-    ]
-    for name, command in group.commands.items():
-        usage = " ".join(
-            f"[{p.opts[-1]}{'' if getattr(p, 'is_flag', False) else ' ' + p.name.upper()}]"
-            if p.param_type_name == "option"
-            else str(p.metavar or p.name.upper())
-            for p in command.params
-            if p.name != "help"
-        )
-        rows = [
-            [
-                f"`{', '.join(p.opts)}`",
-                "" if p.default is None or p.default is False else f"`{p.default}`",
-                p.help or "",
-            ]
-            for p in command.params
-            if p.param_type_name == "option" and p.name != "help"
-        ]
-        parts += [f"## foveate {name}", " ".join((command.help or "").split()), f"```text\nfoveate {name} {usage}\n```"]
-        if rows:
-            parts.append(table(["option", "default", "what it does"], rows))
-    return "\n\n".join(parts) + "\n"
-
-
 # --- pages that lie beside the code -------------------------------------------------------------------------------
 
 
@@ -273,6 +232,7 @@ def pages() -> dict[str, str]:
     """Path below docs/ -> markdown, for every page that is made."""
     out = {f"methods/{name}.md": method_page(cls) for name, cls in own().items()}
     out["methods/index.md"] = methods_index()
+    out["methods/grid.md"] = grid_page()
     out["families.md"] = families_page()
     out["errors.md"] = errors_page()
     out["cli.md"] = cli_page()

@@ -10,7 +10,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from pages import ROOT, families_table, headline, own, table
+from page_parts import own, table
+from pages import ROOT, families_table, headline
 
 from foveate.bench.results import goals
 
