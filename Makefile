@@ -12,7 +12,7 @@ export TRANSFORMERS_OFFLINE ?= 1
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format docs pages conformance bench goals clean
+.PHONY: help setup demo test lint format docs pages conformance bench gallery goals clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*##/\1 #/p' $(MAKEFILE_LIST) | awk -F' # *' '{printf "make %-13s%s\n", $$1, $$2}'
@@ -63,6 +63,9 @@ endif
 
 bench: $(READY)  ## measure speed and memory; writes results/
 	$(BIN)/python -m foveate.bench all
+
+gallery: $(READY)  ## draw what every method keeps of two pictures; writes results/gallery_*.png
+	$(BIN)/python scripts/gallery.py
 
 goals: $(READY)  ## every figure that results/ names as a goal, with value and bar, those that fall short first
 	@$(BIN)/python -m foveate.bench goals
