@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ..errors import InputError
-from . import checkpoint, steps
+from . import checkpoint, segments, steps
 from .data import Diet, default_workers, serve
 from .models import SIZES, Sizes, make
 from .optimise import Optimiser
@@ -23,7 +23,7 @@ from .schedule import DECAY, Budget, rate
 from .supervise import Heads
 
 STAGES = ("dense", "joint")
-LAYERS = ("CLIPEncoderLayer", "LlamaDecoderLayer", "Qwen2_5_VLVisionBlock", "Qwen2_5_VLDecoderLayer")
+LAYERS = ("CLIPEncoderLayer", "LlamaDecoderLayer", "Qwen2_5_VLDecoderLayer")  # those worth compiling
 FOLDER = "training"  # of the run's folder: what is needed to go on, and not to use the model
 #: Called with a record of the history and how much of the budget of its stage is used.
 Tell = Callable[[dict[str, Any], float], None]
@@ -96,6 +96,8 @@ class Run:
         self.model = make(recipe.kind, recipe.size, recipe.seed).to(device)
         if device.type == "cpu":  # there the backward pass of the fused kernel is slower than two plain products
             self.model.set_attn_implementation("eager")
+            if recipe.kind == "video":
+                segments.use(self.model.model.visual)
         if recipe.fuse:
             for layer in (m for m in self.model.modules() if type(m).__name__ in LAYERS):
                 layer.compile(dynamic=True)
