@@ -140,7 +140,7 @@ class LayerSite:
                     continue
             with self.report.clock(row, x.device):
                 positions = self._positions(call, given)
-                heads = looks.attention(m, i, layer, x, call, positions, self.windows[i], attention)
+                heads = looks.attention(m, i, layer, x, call, positions, self.windows, attention)
 
                 def signals(
                     batch: list[items.Item],

@@ -100,16 +100,17 @@ def attention(
     x: Tensor,
     call: Call,
     positions: Any,
-    window: int | None,
+    windows: Sequence[int | None],
     rows: dict[str, Tensor],
 ) -> Heads | None:
     """Fill in the attention rows that a method asks for before layer i, and return queries and keys if it does."""
     needs = {*m.card.needs}
-    if needs & {"last_heads", "next_heads"} and window is not None and call.m > window:
-        raise SignalError(
-            f"{m.name} reads attention over the whole prompt, and layer {i} sees {window} of {call.m} tokens; "
-            "choose another layer"
-        )
+    for name, read in (("last_heads", i - 1), ("next_heads", i)):
+        if name in needs and (window := windows[read]) is not None and (span := _span(call)) > window:
+            raise SignalError(
+                f"{m.name} reads attention over the whole prompt, and layer {read} sees {window} of {span} tokens; "
+                "choose another layer"
+            )
     if "last_attention" in needs:
         rows["last_attention"] = call.attention[i - 1]
     if "last_heads" in needs:
@@ -119,8 +120,15 @@ def attention(
     hidden = norms_of(layer)[0](x)
     seen = probe(attention_of(layer), hidden, position_embeddings=positions)
     if "next_attention" in needs:
-        rows["next_attention"] = last_row(seen, call, window)
+        rows["next_attention"] = last_row(seen, call, windows[i])
     return heads_of(seen, call) if "next_heads" in needs else None
+
+
+def _span(call: Call) -> int:
+    """How many places the longest row covers from its first token to its last, those dropped on the way included."""
+    last = call.where.amax(1)
+    first = call.where.masked_fill(~call.kept, torch.iinfo(torch.int64).max).amin(1) if call.first else 0 * last
+    return int((last - first).max()) + 1
 
 
 def alone(m: Any) -> bool:
