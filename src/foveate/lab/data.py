@@ -26,6 +26,8 @@ CELL = 7  # pixels on the side of a cell with labels of its own
 WHAT = ("colour", "shape", "letter")
 #: Sizes (width, height) of pictures that the video model sees; it takes any.
 PICTURES = ((168, 168), (168, 168), (112, 112), (224, 168), (168, 224))
+#: What is learned slowly is asked more often: letters most of all.
+PICTURE_MIX = {**IMAGE_MIX, "read": 4.0, "counting": 2.0, "chart": 1.5}
 DETAIL = {"detail": 3.0, "attribute": 1.0, "shape": 1.0, "relation": 1.0}
 #: How often a step is of each kind, once all is trained.
 SHARES = {"image": {"image": 0.96, "text": 0.04}, "video": {"video": 0.6, "image": 0.35, "text": 0.05}}
@@ -139,7 +141,7 @@ class Diet:
 
     def _picture(self, number: int, size: tuple[int, int], hard: float, step: int, *rest: Any) -> Sight:
         told = 2.0 - 1.85 * self.ease(step)
-        mix = DETAIL if rest[-1] else {**IMAGE_MIX, "describe": told}
+        mix = DETAIL if rest[-1] else {**PICTURE_MIX, "describe": told}
         made = scene(number, mix, size, hard, turns=self.turns, grid=_grid(size))
         return Sight(made.pixels[None], made.turns, [made.labels])
 

@@ -55,7 +55,7 @@ class Recipe:
     peak: float = 1e-3
     warm: int = 150
     decay: float = 0.05
-    aux: float = 0.2
+    aux: float = 0.4
     bf16: bool = True
     fuse: bool = False
     workers: int | None = None
