@@ -13,7 +13,7 @@ from foveate.errors import PlanError
 from foveate.testing import FAMILIES, tiny_vlm
 from foveate.testing.maskout import mask_out, visible
 from foveate.testing.tiny_prompt import TEXT, Ask, Tiny
-from site_kit import ALL, KINDS, cases, check_maskout, check_same, generate, logits_of, make
+from site_kit import ALL, KINDS, cases, check_maskout, check_same, generate, logits_of, make, new_tokens
 
 VLM = FAMILIES["vlm"]
 
@@ -154,3 +154,20 @@ def test_impossible_layers_are_refused_before_anything_runs(plan: str, why: str)
     with pytest.raises(PlanError, match=why), foveate.apply(z.model, plan):
         raise AssertionError("the block must not be entered")
     assert not any(m._forward_pre_hooks for m in z.model.modules())
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "internvl"])
+def test_caches_are_trimmed_to_the_last_set(name: str) -> None:
+    z = make(name, batch=2, ragged=True)
+    plan = "mustdrop(layers=(1, 2), total=(1.0, 1.0), single=({0}, {1}), key=4, trims={2})"
+    sets = [plan.format(0.02, 0.03, trims) for trims in (True, False)]
+    lengths = []
+    for spec in sets:
+        out, report = generate(z, spec)
+        seen = visible(z.model, report, out.past_key_values, z.inputs["input_ids"].shape)
+        wanted = mask_out(z.model, z.inputs, new_tokens(z, out), seen)
+        torch.testing.assert_close(logits_of(out), wanted, atol=2e-5, rtol=0)
+        lengths.append([layer.held for layer in out.past_key_values.layers])
+    trimmed, whole = lengths
+    assert trimmed[0] == whole[0] > whole[1] > whole[2]
+    assert trimmed[1:] == [whole[2]] * (len(whole) - 1)

@@ -20,7 +20,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..method import Keep, Many, Range, method, option
+from ..method import Keep, Many, OneOf, Range, method, option
 from ..parts.score import text_rows
 from ..parts.select import top
 from ..parts.stages import due, equally_long, starts
@@ -50,6 +50,7 @@ class MustDrop:
     single: tuple[float, ...] = option(
         (0.001,) * 4, Many(Range(0, 1)), "attention from each text token below which a token may go, by stage"
     )
+    trims: bool = option(True, OneOf((True, False)), "cut the caches to the last stage's tokens after the prefill")
     key: float | int = option(0.08, Keep(), "share (float) or number (int) of the original tokens that never go")
 
     def __post_init__(self) -> None:

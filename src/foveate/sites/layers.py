@@ -48,6 +48,9 @@ class LayerSite:
         """Put the hooks on; returns the attention watchers to install."""
         for i, layer in enumerate(self.anatomy.layers):
             stack.callback(layer.register_forward_pre_hook(self._enter(i), with_kwargs=True).remove)
+        if trims := [min(places) for m, places in self.at.items() if getattr(m, "trims", False) and places]:
+            hook = self.anatomy.decoder.register_forward_hook(self._trim(min(trims)), prepend=True)
+            stack.callback(hook.remove)
         depth = self._deepstack_depth()
         if self.methods and depth and min(min(p) for p in self.at.values()) < depth:
             self.funnel.own_deepstack = depth
@@ -82,6 +85,23 @@ class LayerSite:
             x = out[0] if isinstance(out, tuple) else out
             x = x + call.deepstack[i].to(x.dtype)
             return (x, *out[1:]) if isinstance(out, tuple) else x
+
+        return hook
+
+    def _trim(self, first: int) -> Any:
+        """After a prefill: cut the caches of layers from ``first`` on to the tokens that were left at its end."""
+
+        def hook(module: nn.Module, args: Any, out: Any) -> None:
+            call = self.funnel.current.get()
+            if call is None or call.since is None:
+                return
+            for i in range(first, len(self.anatomy.layers)):
+                held = call.held(i)
+                if held is None or held.where is None or held.window is not None:
+                    continue
+                here = held.where[:, 0]
+                left = (here[:, :, None] == call.where[:, None].masked_fill(~call.kept[:, None], -2)).any(-1)
+                held.cut(left | ((here >= 0) & (here < held.seen - call.n)))
 
         return hook
 

@@ -118,6 +118,20 @@ class HeldLayer(DynamicLayer):  # type: ignore[misc]
         where = self.where.expand(b, g, n).reshape(b * g, n)
         self.where, self.gaps = reduction.gather(where).view(b, g, reduction.m), True
 
+    def cut(self, keep: Tensor) -> None:
+        """Free entries of all heads alike. keep (B, held) bool; rows that keep fewer get padding on the left."""
+        assert self.where is not None, "nothing to cut"
+        counts = keep.sum(1)
+        m = int(counts.max())
+        order = keep.to(torch.uint8).argsort(dim=1, stable=True)[:, keep.shape[1] - m :]  # (B, m)
+        g, d = self.keys.shape[1], self.keys.shape[3]
+        wide = order[:, None, :, None].expand(-1, g, -1, d)
+        self.keys, self.values = self.keys.gather(2, wide), self.values.gather(2, wide.expand_as(self.values[:, :, :m]))
+        real = keep.gather(1, order)[:, None]
+        heads = self.where.shape[1]
+        self.where = self.where.gather(2, order[:, None].expand(-1, heads, -1)).masked_fill(~real, -1)
+        self.gaps, self.padded = True, self.padded or bool((counts != m).any())
+
     def get_seq_length(self) -> int:
         """Tokens seen, dropped ones included: where the next token stands."""
         return self.seen
