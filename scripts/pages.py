@@ -24,6 +24,7 @@ from page_parts import own, table
 import foveate
 import foveate.families
 from foveate import errors
+from foveate.bench import verdict
 from foveate.families import Family, families
 from foveate.method import STAGES, options
 from foveate.tokens import SIGNALS
@@ -103,12 +104,14 @@ def method_page(cls: type[Any]) -> str:
         rows.append([f"`{name}`", f"`{f.default!r}`", allowed, about.get("doc", "")])
     taken = table(["option", "default", "allowed", "what it is"], rows) if rows else "It takes no options."
     plan = plan_of(cls)
+    measured = verdict.section(cls.name, ROOT / "results" / "image.json")
     return "\n\n".join(
         [
             f"# {title}",
             f"**{idea[:1].upper()}{idea[1:]}.**",
             body,
             table(["", ""], facts),
+            *([f"## When it helps and when it hurts\n\n{measured}"] if measured else []),
             f"## Options\n\n{taken}",
             f'## Use\n\n```bash\nfoveate ask clip.mp4 "What happens?" --plan "{plan}"\n```',
             f'```python\nimport foveate\n\nplan = foveate.Plan.of("{plan}")\nprint(plan)\n```\n',

@@ -34,7 +34,9 @@ def results_block(folder: Path = ROOT / "results") -> str:
     found = goals(folder)
     if not found:
         return "Nothing is measured yet; `make bench` writes `results/`, and this block is made from it."
-    plots = [f"![{p.stem}](results/{p.name})" for p in sorted(folder.glob("*.png"))]
+    # a study's first plot is named as its results; the others are for the pages
+    named = [p for p in sorted(folder.glob("*.png")) if p.with_suffix(".json").exists()]
+    plots = [f"![{p.stem}](results/{p.name})" for p in named]
     short = [g for g in found if not g["holds"]]
     count = f"{len(found) - len(short)} of {len(found)} figures reach their bar."
     if not short:

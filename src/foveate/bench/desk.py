@@ -1,0 +1,197 @@
+"""One process's part of the study of images: a model, its exam, and every result kept as soon as it is there."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from .. import spec
+from ..apply import apply
+from ..drawing import slots
+from ..errors import FoveateError
+from ..lab.tasks import Item
+from ..load import Loaded
+from ..prompt import Prompt
+from ..spec import Plan
+from . import exam, plans
+from .exam import Exam
+from .kept_lines import Lines
+from .paired import mean
+
+#: What the answers under a plan depend on, besides the plan's own methods.
+SHARED = (
+    *("apply.py", "drawing.py", "grid.py", "load.py", "method.py", "reduction.py", "spec.py", "tokens.py"),
+    *("parts", "sites", "stores", "families", "prompt", "lab/tasks", "lab/evaluate.py", "bench/exam.py"),
+)
+PROBES, TIMED = 24, 8  # items on which options are searched, and on which costs are taken
+FULL = "none"
+
+
+class Desk:
+    """Asks the exam under plans.
+
+    Args:
+        loaded: the model. seed, n: of the items. folder: of items and results, kept between runs.
+        marks: of the source that runs; None takes them from the files now.
+        difficulty: of the items. batch: items asked at a time.
+    """
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        seed: int,
+        n: int,
+        folder: Path,
+        marks: dict[str, str] | None = None,
+        difficulty: float = 0.5,
+        batch: int = 50,
+    ) -> None:
+        self.loaded, self.batch = loaded, batch
+        self.marks = marked() if marks is None else marks
+        self.items = exam.items_of(seed, n, folder, difficulty)
+        self.lines = Lines(folder, "image")
+        self.about = [exam.name(seed, n, difficulty), weights(loaded)]
+
+    @functools.cached_property
+    def exam(self) -> Exam:
+        """All items, prepared."""
+        return exam.prepare(self.loaded, self.items, self.batch)
+
+    @functools.cached_property
+    def probe(self) -> Prompt:
+        """A few items of all tasks in one batch."""
+        return self.loaded.prompt([i.messages[:1] for _, i in self._few(PROBES)])
+
+    @functools.cached_property
+    def singles(self) -> list[Prompt]:
+        """A few items of different tasks, one by one."""
+        return [self.loaded.prompt(i.messages[:1]) for _, i in self._few(TIMED)]
+
+    def _few(self, most: int) -> list[tuple[str, Item]]:
+        step = len(self.items) / min(most, len(self.items))
+        return [self.items[int(k * step)] for k in range(min(most, len(self.items)))]
+
+    @functools.cached_property
+    def visual(self) -> int:
+        """Visual tokens of a prompt, on average."""
+        return round(mean([len(v.where) for v in self.probe.visuals]))
+
+    # --- what is asked of it ------------------------------------------------------------------------------------------
+
+    def sheet(self, plan: str) -> dict[str, Any]:
+        """Answers under a plan; see :class:`Sheet`."""
+        found: dict[str, Any] = self._once("sheet", plan, lambda: self._sheet(plan))
+        return found
+
+    def kept(self, plan: str) -> float:
+        """The mean share of visual tokens left on the items that options are searched on."""
+        return float(self._once("kept", plan, lambda: self._kept(plan)))
+
+    def cost(self, plan: str) -> dict[str, float]:
+        """FLOPs and time to first token of one prompt, with the plan and without: means, and medians of times."""
+        found: dict[str, float] = self._once("cost", plan, lambda: self._cost(plan))
+        return found
+
+    def run(self, method: str, keeps: tuple[float, ...]) -> dict[str, Any]:
+        """All plans of a method: {"plans": {plan: share wanted, or None}, "seconds": s, "why": None or what failed}."""
+        begun, out = time.perf_counter(), dict[str, float | None]()
+        try:
+            cls = spec.get(method)
+            made = {k: plans.plan_for(cls, k, self.visual, lambda m: self.kept(str(m))) for k in keeps}
+            shares = {str(m): self.kept(str(m)) for m in made.values()}
+            out |= plans.files(made, shares)
+            if not out:  # nothing lands near a share: as it is by default
+                out[str(cls())] = None
+            for plan in out:
+                self.sheet(plan)
+        except FoveateError as error:
+            return {"plans": {}, "seconds": 0.0, "why": " ".join(str(error).split())}
+        except Exception as error:  # a fault in one method must not end the study; it is named in the results
+            return {"plans": {}, "seconds": 0.0, "why": f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]}
+        return {"plans": out, "seconds": time.perf_counter() - begun, "why": None}
+
+    # --- how it is done -----------------------------------------------------------------------------------------------
+
+    def _key(self, kind: str, plan: str) -> str:
+        own = [self.marks[m.name] for m in Plan.of(_text(plan))]
+        parts = [kind, *self.about, plan, self.marks[""], *own]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
+
+    def _once(self, kind: str, plan: str, make: Any) -> Any:
+        key = self._key(kind, plan)
+        if self.lines.get(key) is None:
+            self.lines.put(key, make())
+        return self.lines.get(key)
+
+    def _sheet(self, plan: str) -> dict[str, Any]:
+        begun = time.perf_counter()
+        sheet = exam.ask(self.exam, self.loaded, _text(plan))
+        kept = [round(k, 4) for k in sheet.kept]
+        seen = [e if e is None else round(e, 4) for e in sheet.evidence]
+        return {"said": sheet.said, "kept": kept, "evidence": seen, "seconds": round(time.perf_counter() - begun, 3)}
+
+    @torch.inference_mode()
+    def _kept(self, plan: str) -> float:
+        with apply(self.loaded.model, _text(plan)) as report:
+            self.loaded.model(**self.probe.inputs, logits_to_keep=1)
+        ended = slots(self.probe, report.kept, ("inputs", "layers"))
+        left = [(ended[v.row, v.where.cpu()] == v.where.cpu()).float().mean() for v in self.probe.visuals]
+        return float(torch.stack(left).mean())
+
+    @functools.cached_property
+    def tower(self) -> float:
+        """FLOPs of the vision tower's blocks on one picture."""
+        with torch.inference_mode(), apply(self.loaded.model, "tome(r=0)") as report:
+            self.loaded.model(**self.singles[0].inputs, logits_to_keep=1)
+        return report.row("encoder", "tome(r=0)").flops_full
+
+    @torch.inference_mode()
+    def _cost(self, plan: str) -> dict[str, float]:
+        times: dict[str, list[float]] = {"full": [], "plan": []}
+        flops, full = list[float](), list[float]()
+        text = _text(plan) or "random(keep=1.0)"  # the report counts only where a plan is in place
+        for turn, prompt in enumerate([self.singles[0], *self.singles]):  # the first warms up
+            took = {}
+            for which in ("full", "plan") if turn % 2 else ("plan", "full"):
+                with apply(self.loaded.model, "" if which == "full" else text) as report:
+                    took[which] = self._first_token(prompt)
+                if which == "plan":
+                    inside = [r for r in report.rows if r.stage == "encoder"]
+                    seen = inside[0].flops if inside else self.tower
+                    flops.append(seen + report.flops)
+                    full.append(self.tower + report.flops_full)
+            for which in times:
+                times[which] += [took[which]] * (turn > 0)
+        ms = {which: 1e3 * median(values) for which, values in times.items()}
+        return {"flops": mean(flops[1:]), "flops_full": mean(full[1:]), "ms": ms["plan"], "ms_full": ms["full"]}
+
+    def _first_token(self, prompt: Prompt) -> float:
+        begun = time.perf_counter()
+        self.loaded.model(**prompt.inputs, logits_to_keep=1).logits.argmax(-1).tolist()  # waits for a GPU
+        return time.perf_counter() - begun
+
+
+def _text(plan: str) -> str:
+    return "" if plan == FULL else plan
+
+
+def marked() -> dict[str, str]:
+    """What changes with the source: of each of foveate's methods by name, and of all that they share by ""."""
+    own = {n: c.__module__ for n, c in spec.methods().items() if c.__module__.startswith("foveate.")}
+    files = {n: module.removeprefix("foveate.").replace(".", "/") + ".py" for n, module in own.items()}
+    return {"": exam.sources(*SHARED)} | {n: exam.sources(file) for n, file in files.items()}
+
+
+def weights(loaded: Loaded) -> str:
+    """Ten letters that change with a model's weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(loaded.model.state_dict().items()):
+        digest.update(name.encode() + value.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:10]

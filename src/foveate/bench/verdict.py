@@ -1,0 +1,169 @@
+"""When a method helps and when it hurts, in words and a small table, from the figures of the study of images alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+SHOWN = {"overall": "all tasks", "small_text": "small text", "dialogue": "multi-turn"}
+CALLED = {
+    "attribute": "colours",
+    "shape": "shapes",
+    "relation": "relations",
+    "position": "positions",
+    "negation": "what is missing",
+    "counting": "counting",
+    "read": "reading",
+    "small_text": "small text",
+    "chart": "charts",
+    "detail": "small details",
+    "dialogue": "the last question of a conversation",
+    "describe": "descriptions",
+}
+SOLVED = 0.5  # what the full model itself is seldom right about says nothing about a method
+AT = 0.1  # the share that sentences are about, or the nearest there is
+
+Row = dict[str, Any]
+
+
+def section(name: str, path: Path) -> str | None:
+    """Markdown for the page of a method, or None when the study has not been run or says nothing about it."""
+    if not path.is_file():
+        return None
+    data = json.loads(path.read_text(encoding="utf-8"))
+    if (why := data.get("left_out", {}).get(name)) is not None:
+        return f"Not in the study of the lab's image model: {why}."
+    rows: list[Row] = data["rows"]
+    if not any(r["method"] == name for r in rows):
+        return None
+    n = rows[0]["tasks"]["overall"]["n"]
+    about = (
+        f"Measured on {n} items that every plan and the full model were asked alike, on the lab's model of "
+        "6 million parameters: it ranks methods and does not stand in for a large model. In brackets are 95% "
+        "intervals. In a conversation the picture is shortened when the first question is asked."
+    )
+    return "\n\n".join([sentences(name, rows), table(name, rows), about])
+
+
+def table(name: str, rows: Sequence[Row]) -> str:
+    """Accuracy over all tasks, of small text and of conversations, for each share, beneath the full model's."""
+    lines = [["plan", "tokens left", *SHOWN.values()], ["---"] * (2 + len(SHOWN))]
+    for row in _by_share([r for r in rows if r["method"] in ("none", name)]):
+        plan = "full model" if row["method"] == "none" else f"`{row['plan']}`"
+        cells = (row["tasks"][task] for task in SHOWN)
+        lines.append([plan, _percent(row["kept"]), *(_interval(c) for c in cells)])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def sentences(name: str, rows: Sequence[Row]) -> str:
+    """What the figures bear out: free down to where, against random and the best, best and worst task, two warnings."""
+    full = next(r for r in rows if r["method"] == "none")["tasks"]
+    mine = _by_share([r for r in rows if r["method"] == name])
+    at = min(mine, key=lambda r: abs((r["keep"] or r["kept"]) - AT))
+    out = [_free(mine), _standing(name, at, rows)]
+    solved = {t: at["tasks"][t] for t in CALLED if t in full and full[t]["accuracy"] >= SOLVED}
+    out += [_helps(solved), _hurts(solved), *_warnings(at, mine, full)]
+    return " ".join(filter(None, out))
+
+
+def _free(mine: Sequence[Row]) -> str:
+    """Down to which share, without a break from the largest, no loss can be seen."""
+    free = None
+    for row in mine:
+        if row["tasks"]["overall"]["loss_low"] > 0:
+            break
+        free = row
+    if free is None:
+        first = mine[0]
+        lost = _points(first["tasks"]["overall"]["loss"])
+        return f"With {_percent(first['kept'])} of the visual tokens left it is already {lost} below the full model."
+    if free["kept"] > 0.99:
+        return "On single pictures of this size it removes nothing from the language model's prompt."
+    cell = free["tasks"]["overall"]
+    most = _points(max(cell["loss_high"], 0))
+    return f"Down to {_percent(free['kept'])} of the visual tokens no loss can be seen (it is at most {most})."
+
+
+def _standing(name: str, at: Row, rows: Sequence[Row]) -> str:
+    """Against random selection, and against the best, at the same share."""
+    cell = at["tasks"]["overall"]
+    said = f"With {_percent(at['kept'])} left it is right {_interval(cell)} of the time"
+    if name == "random":
+        return f"{said}; this is what every other method is compared with."
+    if "gain" not in cell:
+        return f"{said}."
+    low, high = cell["gain_low"], cell["gain_high"]
+    between = f"{_points(cell['gain'], sign=True)} ({_points(low, '', True)} to {_points(high, '', True)})"
+    if low > 0:
+        said += f", {between} against random selection: it beats it"
+    elif high < 0:
+        said += f", {between} against random selection: it is worse"
+    else:
+        said += f", {between} against random selection: these items cannot tell them apart"
+    same = [r for r in rows if r["keep"] == at["keep"] and r["method"] not in ("none", "random")]
+    best = max(same, key=lambda r: r["tasks"]["overall"]["accuracy"])
+    if best["method"] == name:
+        return f"{said}. No method of the study is right more often there."
+    return f"{said}. The best there is [{best['method']}]({best['method']}.md), {_interval(best['tasks']['overall'])}."
+
+
+def _helps(cells: dict[str, Row]) -> str:
+    """The task with the largest gain over random selection that the interval bears out."""
+    sure = {t: c for t, c in cells.items() if c.get("gain_low", 0) > 0}
+    if not sure:
+        return ""
+    task = max(sure, key=lambda t: sure[t]["gain"])
+    return f"It helps most with {CALLED[task]} ({_points(sure[task]['gain'], sign=True)} over random selection)."
+
+
+def _hurts(cells: dict[str, Row]) -> str:
+    """The task with the largest loss that the interval bears out, and the one that loses least."""
+    sure = {t: c for t, c in cells.items() if c["loss_low"] > 0}
+    if not sure:
+        return ""
+    worst = max(sure, key=lambda t: sure[t]["loss"])
+    least = min(cells, key=lambda t: cells[t]["loss"])
+    said = f"It hurts most with {CALLED[worst]} ({_points(-sure[worst]['loss'], sign=True)} against the full model)"
+    if least in sure:
+        return f"{said}."
+    return f"{said} and least with {CALLED[least]} ({_points(-cells[least]['loss'], sign=True)})."
+
+
+def _warnings(at: Row, mine: Sequence[Row], full: Row) -> list[str]:
+    """Small text and conversations: the largest share at which each surely loses, where the model can do it at all."""
+    out = []
+    for task, what in (("small_text", "Small text"), ("dialogue", "Later questions in a conversation")):
+        if full[task]["accuracy"] < SOLVED:
+            if task == "small_text":
+                out.append(f"About small text nothing can be said: the full model reads {_interval(full[task])} of it.")
+            continue
+        lost = [r for r in mine if r["tasks"][task]["loss_low"] > 0]
+        if lost:
+            loss, kept = _points(lost[0]["tasks"][task]["loss"]), _percent(lost[0]["kept"])
+            out.append(f"**{what}** already {_verb(task)} {loss} with {kept} left.")
+    return out
+
+
+def _verb(task: str) -> str:
+    return "loses" if task == "small_text" else "lose"
+
+
+def _by_share(rows: Sequence[Row]) -> list[Row]:
+    return sorted(rows, key=lambda r: -float(r["kept"]))
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f}%"
+
+
+def _interval(cell: Row) -> str:
+    return f"{100 * cell['accuracy']:.0f}% ({100 * cell['low']:.0f} to {100 * cell['high']:.0f})"
+
+
+def _points(value: float, unit: str = " points", sign: bool = False) -> str:
+    """A difference in percentage points, never "-0"."""
+    whole = round(100 * value)
+    unit = " point" if abs(whole) == 1 and unit else unit
+    return (f"{whole:+d}" if sign else f"{whole}") + unit
