@@ -12,10 +12,10 @@ export TRANSFORMERS_OFFLINE ?= 1
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format docs pages conformance bench gallery goals clean
+.PHONY: help setup demo test lint format docs pages conformance bench bench-methods bench-image gallery goals clean
 
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*##/\1 #/p' $(MAKEFILE_LIST) | awk -F' # *' '{printf "make %-13s%s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*##/\1 #/p' $(MAKEFILE_LIST) | awk -F' # *' '{printf "make %-15s%s\n", $$1, $$2}'
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -64,8 +64,14 @@ endif
 bench: $(READY)  ## measure speed and memory; writes results/
 	$(BIN)/python -m foveate.bench all
 
+bench-methods: $(READY)  ## time every method's decision alone, as a share of the prefill; writes results/
+	OMP_WAIT_POLICY=active $(BIN)/python -m foveate.bench methods
+
 gallery: $(READY)  ## draw what every method keeps of two pictures; writes results/gallery_*.png
 	$(BIN)/python scripts/gallery.py
+
+bench-image: $(READY)  ## accuracy of every image method on the lab's model, asked alike; writes results/, goes on if stopped
+	OMP_NUM_THREADS=1 $(BIN)/python -m foveate.bench image
 
 goals: $(READY)  ## every figure that results/ names as a goal, with value and bar, those that fall short first
 	@$(BIN)/python -m foveate.bench goals

@@ -103,9 +103,9 @@ class Reduction:
         matrix = matrix.float()
         if not matrix.shape[1]:
             return cls.from_mask(torch.zeros_like(matrix[:, :0].sum(1), dtype=torch.bool))
-        best = matrix.abs().max(1)
-        assign = best.indices.masked_fill(best.values == 0, -1)
-        return cls(keep, assign, matrix.gather(1, best.indices[:, None]).squeeze(1), matrix)
+        best = _strongest(matrix)
+        share = matrix.gather(1, best[:, None])[:, 0]
+        return cls(keep, best.masked_fill(share == 0, -1), share, matrix)
 
     @classmethod
     def cat(cls, parts: Sequence[Reduction]) -> Reduction:
@@ -210,7 +210,7 @@ class Reduction:
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         if self.matrix is None:
             return self._add(wide * _trailing(self.weight, x.ndim)).to(x.dtype)
-        out = self.matrix.to(wide.dtype) @ wide.reshape(self.b, self.n, math.prod(x.shape[2:]))
+        out = _product(self.matrix.to(wide.dtype), wide.reshape(self.b, self.n, math.prod(x.shape[2:])))
         return out.to(x.dtype).view(self.b, self.m, *x.shape[2:])
 
     __call__ = apply
@@ -369,3 +369,29 @@ def _trailing(x: Tensor, ndim: int) -> Tensor:
 def _starts(parts: Sequence[Reduction]) -> list[int]:
     """Where the inputs of each part begin."""
     return [sum(p.n for p in parts[:i]) for i in range(len(parts))]
+
+
+def _strongest(matrix: Tensor, block: int = 64) -> Tensor:
+    """matrix (B, m, n) -> (B, n): the slot with the largest absolute share of each input, the first of equal ones.
+
+    By blocks of slots first: the position of a maximum along this dimension is slow to find, the maximum is not.
+    """
+    m = matrix.shape[1]
+    whole = m // block * block
+    if not whole:
+        return matrix.abs().argmax(1)
+    parts = matrix[:, :whole].unflatten(1, (-1, block))
+    peak = torch.maximum(parts.amax(2), -parts.amin(2))  # (B, m / block, n), without a copy of the matrix
+    if whole < m:
+        peak = torch.cat([peak, matrix[:, whole:].abs().amax(1, keepdim=True)], 1)
+    first = peak.argmax(1) * block
+    inside = torch.arange(block, device=matrix.device)[:, None] + first[:, None]  # (B, block, n)
+    return first + matrix.gather(1, inside.clamp(max=m - 1)).abs().argmax(1)
+
+
+def _product(matrix: Tensor, x: Tensor) -> Tensor:
+    """matrix (B, m, n) @ x (B, n, D); on a CPU a large matrix with few entries is multiplied as such."""
+    large = matrix.device.type == "cpu" and matrix.numel() * x.shape[-1] > 1 << 30 and not matrix.requires_grad
+    if large and matrix.dtype == torch.float32 and int(matrix.count_nonzero()) < matrix.numel() / 50:
+        return torch.stack([torch.sparse.mm(one.to_sparse(), rows) for one, rows in zip(matrix, x)])
+    return matrix @ x

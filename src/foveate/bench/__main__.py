@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from . import prefill, results
+from . import methods, prefill, results
 
 
 def main() -> None:
@@ -19,6 +19,12 @@ def main() -> None:
         one.add_argument("--sizes", type=int, nargs="+", default=[2048, 6144], help="visual tokens, about")
         one.add_argument("--repeats", type=int, default=3)
         one.add_argument("--small", action="store_true", help="tiny shapes: a dry run in seconds")
+    alone = what.add_parser("methods", help="every method's decision alone, as a share of the prefill")
+    alone.add_argument("--out", type=Path, default=Path("results/methods_speed.json"))
+    alone.add_argument("--sizes", type=int, nargs="+", choices=list(methods.SIZES), default=list(methods.SIZES))
+    alone.add_argument("--only", nargs="+", default=[], help="names of methods; default: all")
+    alone.add_argument("--repeats", type=int, default=5)
+    alone.add_argument("--small", action="store_true", help="prefill of a tiny model: a dry run")
     listing = what.add_parser("goals", help="every goal of the results, those that fall short first")
     listing.add_argument("--results", type=Path, default=Path("results"))
     args = parser.parse_args()
@@ -26,6 +32,11 @@ def main() -> None:
         found = results.goals(args.results)
         print("\n".join(results.lines(found)))
         print(f"{sum(g['holds'] for g in found)} of {len(found)} goals hold")
+        return
+    if args.what == "methods":
+        methods.study(args.out, args.sizes, args.repeats, args.only, args.small)
+        methods.plot(args.out)
+        print(f"wrote {args.out} and {args.out.with_suffix('.png')}")
         return
     prefill.study(args.out, args.method, tuple(args.sizes), args.repeats, args.small)
     prefill.plot(args.out)

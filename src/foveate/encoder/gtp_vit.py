@@ -24,8 +24,8 @@ from torch.nn.functional import pad
 
 from ..errors import SignalError
 from ..method import OneOf, Range, method, option
-from ..parts.flow import flow, row_crowd, slices
-from ..parts.graph import adjacent, similar, symmetric
+from ..parts.flow import Flow, flow, head_flow, row_crowd, slices
+from ..parts.graph import adjacent, between, similar, symmetric
 from ..parts.windows import cells
 from ..reduction import Reduction
 from ..tokens import Tokens
@@ -67,6 +67,10 @@ class GTPViT:
 
     def weights(self, tokens: Tokens) -> Tensor:
         """tokens.x (B, n, D) -> the normalised graph over the tokens after the prefix, (B, n - p, n - p)."""
+        return symmetric(self.edges(tokens))
+
+    def edges(self, tokens: Tokens) -> Tensor:
+        """As :meth:`weights`, but bool: which tokens are neighbours."""
         b, p = tokens.x.shape[0], tokens.prefix
         if tokens.grid is None:
             grid = pad(cells(tokens.n - p, tokens.x.device), (1, 0)).expand(b, -1, -1)
@@ -74,22 +78,28 @@ class GTPViT:
             grid = tokens.grid[:, p:]
         x = tokens.x[:, p:]
         if self.graph == "spatial" or not x.shape[1]:
-            return symmetric(adjacent(grid))
+            return adjacent(grid)
         near = similar(x, self.neighbours)
-        return symmetric(near if self.graph == "semantic" else near | adjacent(grid))
+        return near if self.graph == "semantic" else near.logical_or_(adjacent(grid))
 
     def scores(self, tokens: Tokens) -> Tensor:
         """Queries and keys of this block -> (B, n - p), higher stays."""
         if tokens.q is None or tokens.k is None:
             raise SignalError("gtp_vit needs last_heads, the block's queries and keys; they are None")
-        return self.rated(slices(tokens.q, tokens.k, tokens.size if self.proportional else None), tokens.prefix)
+        size = tokens.size if self.proportional else None
+        if self.score.startswith("cosine"):
+            return self.rated(slices(tokens.q, tokens.k, size), tokens.prefix)
+        return self._rated(head_flow(tokens.q, tokens.k, size), tokens.prefix)
 
     def rated(self, maps: Iterable[tuple[int, Tensor]], prefix: int) -> Tensor:
         """Attention maps, as :func:`parts.flow.slices` gives them -> (B, n - p), higher stays."""
+        if self.score.startswith("cosine"):
+            return -row_crowd(maps, prefix, self.score == "cosine_max")
+        return self._rated(flow(maps), prefix)
+
+    def _rated(self, seen: Flow, prefix: int) -> Tensor:
         kind, how = self.score.split("_")
-        if kind == "cosine":
-            return -row_crowd(maps, prefix, how == "max")
-        own, received, first = ((t.amax(1) if how == "max" else t.mean(1))[:, prefix:] for t in flow(maps))
+        own, received, first = ((t.amax(1) if how == "max" else t.mean(1))[:, prefix:] for t in seen)
         if kind == "class":
             return first if prefix else received
         return {"own": own, "received": received, "mixed": own * received, "sum": own + received}[kind]
@@ -105,15 +115,18 @@ class GTPViT:
             return Reduction.identity(b, tokens.n, tokens.x.device)
         rank = scores.argsort(stable=True, dim=-1, descending=True)
         stay, gone = rank[:, : rank.shape[1] - r].sort(-1).values, rank[:, rank.shape[1] - r :]
-        rows = torch.arange(b, device=rank.device)[:, None, None]
-        passed = self.alpha * self.weights(tokens)[rows, stay[..., None], gone[:, None]]  # (B, stay, gone)
+        passed = self.alpha * between(self.edges(tokens), stay, gone)  # (B, stay, gone)
         head = torch.arange(p, device=rank.device).expand(b, -1)
         keep = torch.cat([head, stay + p], 1)
-        matrix = passed.new_zeros(b, keep.shape[1], tokens.n)
-        matrix.scatter_(2, keep[..., None], 1.0)
-        matrix[:, p:] = matrix[:, p:].scatter(2, (gone + p)[:, None].expand_as(passed), passed)
+        passed = torch.cat([passed.new_zeros(b, p, r), passed], 1)
+        own = passed.new_ones(b, keep.shape[1], 1)
         if self.variant != "code":
             if tokens.size is not None:
-                matrix = matrix * tokens.size[:, None].float()
-            matrix = matrix / matrix.sum(-1, keepdim=True)
+                size = tokens.size.float()
+                own, passed = size.gather(1, keep)[..., None], passed * size.gather(1, gone + p)[:, None]
+            total = own + passed.sum(-1, keepdim=True)
+            own, passed = own / total, passed / total
+        matrix = passed.new_zeros(b, keep.shape[1], tokens.n)  # almost empty: filled last, and once
+        matrix.scatter_(2, keep[..., None], own)
+        matrix.scatter_(2, (gone + p)[:, None].expand_as(passed), passed)
         return Reduction.dense(matrix, keep)

@@ -67,10 +67,11 @@ class TokenTransforming:
         keep = top(attention(tokens), m, p)
         unit = normalize(tokens.need("metric").float(), dim=-1)[:, p:]
         rows = torch.arange(b, device=keep.device)[:, None]
-        near = unit @ unit[rows, keep[:, p:] - p].mT  # (B, n - p, m - p)
-        share = (near / self.temperature).softmax(-1).mT  # what a token gives to each anchor; all of it is given
-        share = share if tokens.size is None else share * tokens.size[:, None, p:].float()
+        share = (unit[rows, keep[:, p:] - p] / self.temperature) @ unit.mT  # (B, m - p, n - p); from here on in place
+        share.sub_(share.amax(1, keepdim=True)).exp_()
+        given = share.sum(1, keepdim=True)  # what a token gives to each anchor; all of it is given
+        share.mul_(1 / given if tokens.size is None else tokens.size[:, None, p:].float() / given)
         matrix = torch.zeros(b, m, n, device=keep.device)
         matrix[:, :p, :p] = torch.eye(p, device=keep.device)
-        matrix[:, p:, p:] = share / share.sum(-1, keepdim=True)
+        matrix[:, p:, p:] = share.div_(share.sum(-1, keepdim=True))
         return Reduction.dense(matrix, keep)

@@ -22,7 +22,7 @@ from torch.nn.functional import normalize
 from ..errors import SignalError
 from ..method import Many, Range, method, option
 from ..parts.budget import budget
-from ..parts.flow import heads, walk
+from ..parts.flow import walks
 from ..parts.stages import due, equally_long, even, starts
 from ..reduction import Reduction
 from ..tokens import Tokens
@@ -63,7 +63,7 @@ class ZeroTPrune:
         if tokens.q is None or tokens.k is None:
             raise SignalError("zero_tprune needs last_heads, the block's queries and keys; they are None")
         steps = self.steps[min(2, 3 * tokens.layer // max(1, tokens.layers))]
-        each = torch.stack([walk(share, steps) for share in heads(tokens.q, tokens.k)], 1) * tokens.n  # (B, H, n)
+        each = walks(tokens.q, tokens.k, steps) * tokens.n  # (B, H, n)
         spread = each.var(-1, correction=0, keepdim=True)
         fit = (spread >= self.variance[0]) & (spread <= self.variance[1])
         fit = (fit | ~fit.any(1, keepdim=True)).float()

@@ -40,7 +40,7 @@ def _cover(sim: Tensor, weight: Tensor, m: int, times: bool) -> Tensor:
             lead = lead[free[lead] & ~fresh[lead]]
             if not len(lead):  # the best bound is up to date
                 break
-            gain = (sim[lead] - covered).clamp(min=0).sum(-1)
+            gain = sim.index_select(0, lead).sub_(covered).clamp_(min=0).sum(-1)
             bound[lead] = gain * weight[lead] if times else gain + weight[lead]
             fresh[lead] = True
             if bool(fresh[_first_best(bound)]):
@@ -51,7 +51,7 @@ def _cover(sim: Tensor, weight: Tensor, m: int, times: bool) -> Tensor:
             picked[step:] = rest[: m - step]
             break
         picked[step] = best
-        covered = torch.maximum(covered, sim[best[0]])
+        covered = torch.maximum(covered, sim.index_select(0, best)[0])
         free[best] = False
         bound[best] = -torch.inf
     return picked
@@ -59,5 +59,4 @@ def _cover(sim: Tensor, weight: Tensor, m: int, times: bool) -> Tensor:
 
 def _first_best(score: Tensor) -> Tensor:
     """The leftmost position of the highest score, (1,)."""
-    at = torch.arange(len(score), device=score.device)
-    return torch.where(score == score.max(), at, len(score)).min()[None]
+    return score.argmax()[None]

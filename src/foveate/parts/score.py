@@ -15,9 +15,11 @@ def attention_rows(q: Tensor, k: Tensor, scaling: float, mask: Tensor | None = N
     """
     b, h, r, d = q.shape
     g = k.shape[1]
-    logits = (q.reshape(b, g, h // g * r, d).float() @ k.float().mT).view(b, h, r, k.shape[2]) * scaling
-    if mask is not None:
-        logits = logits.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else logits + mask
+    logits = (q.reshape(b, g, h // g * r, d).float() @ k.float().mT).view(b, h, r, k.shape[2])
+    if scaling != 1:
+        logits *= scaling
+    if mask is not None:  # in place: fresh memory of this size costs more than the sums
+        logits = logits.masked_fill_(~mask, -torch.inf) if mask.dtype == torch.bool else logits.add_(mask)
     return logits.softmax(-1)
 
 
