@@ -43,7 +43,8 @@ class Call:
         first: True when the cache held nothing before.
         index: (B, m) positions, among the n, of the tokens left (padding where ``kept`` is False).
         kept: (B, m) bool; False at padding.
-        visual: (B, m) bool; True at visual tokens.
+        visual: (B, m) bool; True at visual tokens that may be dropped.
+        ends: (B, m) bool; True at placeholders that only end a line, or None where there are none.
         where: (B, m) positions of the tokens left in the whole sequence seen so far; -1 at padding.
         lengths: tokens that entered each layer, filled as they run.
         visual_full: visual tokens of each row when the layers began.
@@ -78,6 +79,7 @@ class Call:
     attention: dict[int, Tensor] = field(default_factory=dict)
     columns: Columns = field(default_factory=list)
     prompt: Tensor | None = None
+    ends: Tensor | None = None
     heads: dict[int, Heads] = field(default_factory=dict)
     transitions: list[Tensor] = field(default_factory=list)
     deepstack: list[Tensor] = field(default_factory=list)
@@ -92,6 +94,12 @@ class Call:
     def m(self) -> int:
         """Tokens left in each row, padding included."""
         return self.index.shape[1]
+
+    @property
+    def words(self) -> Tensor:
+        """(B, m) bool: tokens that are neither padding nor part of a picture."""
+        words = self.kept & ~self.visual
+        return words if self.ends is None else words & ~self.ends
 
     def held(self, layer: int) -> HeldLayer | None:
         """Our cache layer of that index, if the call fills one."""
@@ -110,6 +118,7 @@ class Call:
         self.kept = keep.gather(1, order)
         self.index, self.visual = self.index.gather(1, order), self.visual.gather(1, order) & self.kept
         self.where = self.where.gather(1, order).masked_fill(~self.kept, -1)
+        self.ends = None if self.ends is None else self.ends.gather(1, order)
         self.deepstack = [pick(d, order) for d in self.deepstack]
         return order
 

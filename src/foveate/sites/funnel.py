@@ -89,7 +89,7 @@ class Funnel:
             call.columns = signals.columns(self.anatomy, ids, notes)
             call.prompt = x
             ends = signals.ends(call.columns, visual.shape, x.device)
-            call.visual = call.visual & ~ends
+            call.visual, call.ends = call.visual & ~ends, ends
             if acts:
                 kwargs = self._reduce(call, dict(kwargs), ids, visual, ends, seen)
         if self.own_deepstack and kwargs.get("deepstack_visual_embeds"):

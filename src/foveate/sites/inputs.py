@@ -48,7 +48,7 @@ class Inputs:
             made: dict[str, Any] = {n: v for n, v in found.items() if v is not None}
             if "text" in names:  # such items are decided one by one
                 row = batch[0].row
-                made["text"] = x[row, call.kept[row] & ~call.visual[row]][None]
+                made["text"] = x[row, call.words[row]][None]
             return Tokens(rows, layers=len(self.anatomy.layers), full=rows.shape[1], **made)
 
         def run_all(tokens: Tokens) -> Reduction:

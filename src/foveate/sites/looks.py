@@ -51,28 +51,33 @@ class LastHeads(Watch):
             call.heads[self.layer] = heads_of(seen, call)
 
 
-def heads_of(seen: Seen, call: Call) -> Heads:
-    """What a method may look at of one attention call."""
+def heads_of(seen: Seen, call: Call, held: Tensor | None = None) -> Heads:
+    """What a method may look at of one attention call. held (B, P): positions of what came before, -1 at padding."""
     past = seen.k.shape[2] - call.m
-    visible = torch.ones(call.b, past, dtype=torch.bool, device=seen.k.device)
+    visible = torch.ones(call.b, past, dtype=torch.bool, device=seen.k.device) if held is None else held >= 0
     if past and isinstance(seen.mask, Tensor) and seen.mask.ndim == 4:
         row = seen.mask[:, 0, -1, :past].expand(call.b, -1)
         visible = row if row.dtype == torch.bool else row == 0
     return Heads(seen.q * seen.scaling, seen.k[:, :, past:], seen.k[:, :, :past], visible)
 
 
-def last_row(seen: Seen, call: Call, window: int | None = None) -> Tensor:
-    """Attention of each row's last real token on the call's own tokens, (B, H, m); window: where no mask tells it."""
+def last_row(seen: Seen, call: Call, window: int | None = None, held: Tensor | None = None) -> Tensor:
+    """Attention of each row's last real token on the call's own tokens, (B, H, m).
+
+    window, and held as in :func:`heads_of`: where no mask tells them.
+    """
     last = call.kept.long().cumsum(1).argmax(1)  # right padding, too
     q = pick(seen.q, last[:, None], dim=2)
     if isinstance(seen.mask, Tensor) and seen.mask.ndim == 4:
         mask = seen.mask.expand(call.b, *seen.mask.shape[1:])
         mask = pick(mask, last[:, None], dim=2)
     else:
-        past = torch.ones(call.b, seen.k.shape[2] - call.m, dtype=torch.bool, device=q.device)
+        before = seen.k.shape[2] - call.m
+        past = torch.ones(call.b, before, dtype=torch.bool, device=q.device) if held is None else held >= 0
         own = call.kept & (torch.arange(call.m, device=q.device) <= last[:, None])
         if window is not None:
             own = own & (call.where.gather(1, last[:, None]) - call.where < window)
+            past = past if held is None else past & (call.where.gather(1, last[:, None]) - held < window)
         mask = torch.cat([past, own], 1)[:, None, None]
     return attention_rows(q, seen.k, seen.scaling, mask)[:, :, 0, seen.k.shape[2] - call.m :]
 
@@ -119,9 +124,12 @@ def attention(
         return None
     hidden = norms_of(layer)[0](x)
     seen = probe(attention_of(layer), hidden, position_embeddings=positions)
+    held, past = call.held(i), None
+    if held is not None and held.where is not None:  # of earlier turns; the probe knows no cache
+        seen, past = seen._replace(k=torch.cat([held.keys, seen.k], 2)), held.where[:, 0]
     if "next_attention" in needs:
-        rows["next_attention"] = last_row(seen, call, windows[i])
-    return heads_of(seen, call) if "next_heads" in needs else None
+        rows["next_attention"] = last_row(seen, call, windows[i], past)
+    return heads_of(seen, call, past) if "next_heads" in needs else None
 
 
 def _span(call: Call) -> int:
@@ -173,7 +181,7 @@ def asked(call: Call, it: items.Item, heads: Heads | None) -> dict[str, Any]:
     real = call.kept[row]
     own = real.nonzero()[:, 0]  # tokens of the row, in order
     first = call.visual[row].nonzero()[:, 0][:1]
-    words = own[~call.visual[row][own] & (own > first)]
+    words = own[call.words[row][own] & (own > first)]
     words = words if len(words) else own[-1:]
     assert call.prompt is not None
     made: dict[str, Any] = {"text": call.prompt[row, call.index[row, words]][None]}
