@@ -43,10 +43,17 @@ def plan_for(cls: type[Any], keep: float, n: int, kept: Kept) -> Any:
         if all(name in has for name in names):
             last = has[names[-1]].default[-1]
             return cls(**{name: _scaled(has[name].default, last, keep) for name in names})
+    tried = []
     for names in KNOBS:
         if all(name in has for name in names):
-            return _search(cls, {name: has[name] for name in names}, keep, n, kept)
-    return cls()
+            tried.append(_search(cls, {name: has[name] for name in names}, keep, n, kept))
+            if _near(tried[-1][0], keep):
+                break
+    return min(tried, key=lambda pair: abs(pair[0] - keep))[1] if tried else cls()
+
+
+def _near(left: float, keep: float) -> bool:
+    return keep / NEAR <= left <= keep * NEAR
 
 
 def _scaled(shares: tuple[float, ...], last: float, keep: float) -> tuple[float, ...]:
@@ -54,8 +61,8 @@ def _scaled(shares: tuple[float, ...], last: float, keep: float) -> tuple[float,
     return tuple(round(1 - (1 - float(share)) * (1 - keep) / (1 - last), 4) for share in shares)
 
 
-def _search(cls: type[Any], knobs: Mapping[str, Any], keep: float, n: int, kept: Kept) -> Any:
-    """Halve the range of the options until what is left is as near as it gets."""
+def _search(cls: type[Any], knobs: Mapping[str, Any], keep: float, n: int, kept: Kept) -> tuple[float, Any]:
+    """Halve the range of the options until what is left is as near as it gets: the share left, and the method."""
     rule = next(iter(knobs.values())).metadata["check"]
     rule = rule.item if isinstance(rule, Many) else rule
     assert isinstance(rule, Range)
@@ -71,7 +78,7 @@ def _search(cls: type[Any], knobs: Mapping[str, Any], keep: float, n: int, kept:
     ends = make(low), make(high)
     left = [kept(m) for m in ends]
     if not math.isfinite(low + high) or abs(left[0] - left[1]) < 0.01:
-        return cls()  # nothing to be set on this kind of input
+        return left[0], cls()  # nothing to be set on this kind of input
     rising = left[1] > left[0]
     best = min(zip(left, ends), key=lambda pair: abs(pair[0] - keep))
     for _ in range(HALVINGS):
@@ -85,7 +92,7 @@ def _search(cls: type[Any], knobs: Mapping[str, Any], keep: float, n: int, kept:
         if abs(share - keep) < 0.005:
             break
         low, high = (middle, high) if (share < keep) == rising else (low, middle)
-    return best[1]
+    return best
 
 
 def files(found: Mapping[float, Any], shares: Mapping[str, float]) -> dict[str, float]:
@@ -96,7 +103,7 @@ def files(found: Mapping[float, Any], shares: Mapping[str, float]) -> dict[str, 
     out: dict[str, float] = {}
     for keep, made in found.items():
         text, left = str(made), max(shares[str(made)], 1e-9)
-        if max(left / keep, keep / left) > NEAR:
+        if not _near(left, keep):
             continue
         if text not in out or abs(math.log(left / keep)) < abs(math.log(left / out[text])):
             out[text] = keep
