@@ -24,7 +24,7 @@ KNOBS = (
 )
 #: A plan counts for a share if what it leaves is within this factor of it.
 NEAR = 1.5
-HALVINGS = 12
+HALVINGS = 16
 
 Kept = Callable[[Any], float]  # a method -> the mean share of the visual tokens that it leaves
 
