@@ -1,8 +1,8 @@
 """Draw what every method keeps of two pictures: ``make gallery`` writes gallery_scene.png and gallery_photo.png.
 
 One cell a method, by stage and name: dropped tokens are darkened, tokens that became one are tinted alike. Every method
-is asked for about the same share of the tokens, by whatever option it has for that; those without such an option run at
-their defaults, or at what ``PLANS`` says. The first picture is a scene of the lab, the second a photograph of Grace
+is asked for about the same share of the first picture's tokens, by whatever option it has for that; those without such
+an option run at their defaults. The first picture is a scene of the lab, the second a photograph of Grace
 Hopper by the U.S. Navy, in the public domain, which matplotlib brings along.
 """
 
@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,30 +28,15 @@ import foveate
 from foveate import show
 from foveate.ask import Answer
 from foveate.attribution import relevance
+from foveate.bench.plans import plan_for
 from foveate.drawing import slots
-from foveate.inputs.given import Given
 from foveate.lab.tasks import generate
 from foveate.load import Loaded
-from foveate.method import STAGES as STAGES_ALL
-from foveate.method import options
-from foveate.sites.model import anatomy
-from foveate.spec import Plan
+from foveate.prompt import Prompt
 
 STAGES = ("encoder", "inputs", "layers")
 COLUMNS, SIDE = 7, 192  # cells in a line, and pixels of a picture's side
 HEAD = 52  # pixels that a stage's name takes
-#: Options of methods whose budget is not called keep, keeps or r; the shares that they leave are near a quarter.
-PLANS = {
-    "aim_prune": "layers=[2, 3], keeps=[0.5, 0.25]",
-    "diffrate": "prune=[0.75, 0.5, 0.3], merge=[0.63, 0.4, 0.25]",
-    "fastvggt": "share=0.75",
-    "gridpool": "stride=2",
-    "llavolta": "stride=4",
-    "m3": "scale=36",
-    "oryx_compressor": "stride=2",
-    "pitome": "ratio=0.71",
-    "tempme": "within=[27]",
-}
 
 
 @dataclass(frozen=True)
@@ -88,44 +73,35 @@ def subjects(side: int) -> list[Subject]:
     ]
 
 
-def plan_text(cls: type[Any], keep: float, tokens: int, blocks: int) -> str:
-    """A method that leaves about ``keep`` of ``tokens``, as text.
+def plans(loaded: Loaded, subject: Subject, keep: float) -> dict[str, Any]:
+    """A method of every name in the three stages that leaves about ``keep`` of a picture, where an option sets that."""
+    n = len(_prompt(loaded, subject).visuals[0].where)
 
-    blocks: of the tower, up to what the LLM reads.
-    """
-    opts: dict[str, Any] = options(cls)
-    if cls.name in PLANS:
-        given = PLANS[cls.name]
-    elif "keep" in opts:
-        given = f"keep={keep}"
-    elif "keeps" in opts:
-        n = len(opts["keeps"].default)
-        given = f"keeps={[round(keep ** ((i + 1) / n), 2) for i in range(n)]}"
-    elif "r" in opts:
-        given = f"r={int((1 - keep) * tokens / blocks)}"
-    else:
-        given = ""
-    return f"{cls.name}({given})"
+    def share(m: Any) -> float:
+        return float(ended(_ask(loaded, subject, m))[0].float().mean())
+
+    return {name: plan_for(cls, keep, n, share) for name, cls in own().items() if cls.stage in STAGES}
 
 
-def cells(loaded: Loaded, subject: Subject, keep: float) -> list[Cell]:
-    """What every method of the three stages keeps of a picture."""
-    question = {"type": "text", "text": subject.question}
-    prompt = loaded.prompt([{"role": "user", "content": [{"type": "image", "image": subject.image}, question]}])
-    n = len(prompt.visuals[0].where)
-    parts = anatomy(loaded.model)
+def cells(loaded: Loaded, subject: Subject, chosen: Mapping[str, Any]) -> list[Cell]:
+    """What the methods of :func:`plans` keep of a picture, by stage and name."""
     out = []
-    for name, cls in sorted(own().items(), key=lambda item: (STAGES_ALL.index(item[1].stage), item[0])):
-        if cls.stage not in STAGES:
-            continue
-        plan: str | Plan = plan_text(cls, keep, n, parts.feature_block + 1)
-        shown = str(plan).partition("(")[2].removesuffix(")")
+    for name, m in sorted(chosen.items(), key=lambda item: (STAGES.index(item[1].stage), item[0])):
+        shown = str(m).partition("(")[2].removesuffix(")")
         if name == "given":  # its scores are an option: here those of the attribution called "explain"
-            plan = Plan.of(Given(keep=keep, scores=tuple(relevance(loaded, prompt, "explain").tolist())))
-            shown = f"keep={keep}, scores of explain"
-        answer = foveate.ask(subject.image, subject.question, model=loaded, plan=plan, max_new_tokens=1)
-        out.append(Cell(name, cls.stage, shown, *ended(answer)))
+            scores = relevance(loaded, _prompt(loaded, subject), "explain").tolist()
+            m, shown = replace(m, scores=tuple(scores)), f"keep={m.keep}, scores of explain"
+        out.append(Cell(name, m.stage, shown, *ended(_ask(loaded, subject, m))))
     return out
+
+
+def _prompt(loaded: Loaded, subject: Subject) -> Prompt:
+    question = {"type": "text", "text": subject.question}
+    return loaded.prompt([{"role": "user", "content": [{"type": "image", "image": subject.image}, question]}])
+
+
+def _ask(loaded: Loaded, subject: Subject, plan: Any) -> Answer:
+    return foveate.ask(subject.image, subject.question, model=loaded, plan=plan, max_new_tokens=1)
 
 
 def ended(answer: Answer) -> tuple[Tensor, Tensor]:
@@ -178,9 +154,9 @@ def _headline(
         (f"What {len(found)} methods keep of {subject.about}", 20, show.INK),
         (f"Asked: {subject.question}", 16, show.INK),
         (
-            f"{model}: {total} visual tokens. Each method was asked for about {keep:.0%} of them where it has an "
-            "option for that; the line below a cell says how many there are at the end, and the options. Methods that "
-            "act in several places are shown after the last.",
+            f"{model}: {total} visual tokens. Each method was asked for about {keep:.0%} of those of the lab's scene, "
+            "where it has an option for that; the line below a cell says how many there are at the end, and the "
+            "options. Methods that act in several places are shown after the last.",
             13,
             show.FAINT,
         ),
@@ -235,8 +211,10 @@ def main() -> None:
     args = parser.parse_args()
     loaded = foveate.load(args.model)
     args.out.mkdir(parents=True, exist_ok=True)
-    for subject in subjects(168):
-        drawn = sheet(subject, cells(loaded, subject, args.keep), loaded.name, args.keep)
+    both = subjects(168)
+    chosen = plans(loaded, both[0], args.keep)
+    for subject in both:
+        drawn = sheet(subject, cells(loaded, subject, chosen), loaded.name, args.keep)
         path = args.out / f"gallery_{subject.name}.png"
         # a palette is a third of the size, and nobody sees it at this scale
         drawn.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)

@@ -14,6 +14,9 @@ from foveate.load import Loaded
 from foveate.spec import methods
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
+OPTIONS = {n: {"keep": 0.25} for n in ("divprune", "fastv", "hired", "avgpool")} | {
+    "pyramiddrop": {"layers": (1, 2), "keeps": (0.5, 0.25)}
+}
 gallery = pytest.importorskip("gallery")
 
 
@@ -28,7 +31,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
 
 def test_every_method_has_a_cell(loaded: Loaded) -> None:
     subject = gallery.subjects(112)[0]
-    found = gallery.cells(loaded, subject, 0.25)
+    found = gallery.cells(loaded, subject, gallery.plans(loaded, subject, 0.25))
     assert [c.name for c in found] == [
         n for s in gallery.STAGES for n, cls in sorted(methods().items()) if cls.stage == s
     ]
@@ -41,7 +44,7 @@ def test_every_method_has_a_cell(loaded: Loaded) -> None:
     assert drawn.width == gallery.COLUMNS * (gallery.SIDE + gallery.show.GAP) + 2 * gallery.show.MARGIN - 14
 
 
-def test_plans_ask_for_the_share(loaded: Loaded) -> None:
-    found = {c.name: c for c in gallery.cells(loaded, gallery.subjects(112)[1], 0.25)}
-    for name in ("divprune", "fastv", "pyramiddrop", "gridpool", "hired", "avgpool"):
-        assert int(found[name].kept.sum()) == 16, name
+def test_a_quarter_is_a_quarter_of_the_cells(loaded: Loaded) -> None:
+    chosen = {n: methods()[n](**given) for n, given in OPTIONS.items()}
+    for c in gallery.cells(loaded, gallery.subjects(112)[1], chosen):
+        assert int(c.kept.sum()) == 16, c.name
