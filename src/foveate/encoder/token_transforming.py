@@ -65,13 +65,13 @@ class TokenTransforming:
         if m == n:
             return Reduction.identity(b, n, tokens.x.device)
         keep = top(attention(tokens), m, p)
-        unit = normalize(tokens.need("metric").float(), dim=-1)[:, p:]
+        unit = normalize(tokens.need("metric").float(), dim=-1)
         rows = torch.arange(b, device=keep.device)[:, None]
-        share = (unit[rows, keep[:, p:] - p] / self.temperature) @ unit.mT  # (B, m - p, n - p); from here on in place
-        share.sub_(share.amax(1, keepdim=True)).exp_()
-        given = share.sum(1, keepdim=True)  # what a token gives to each anchor; all of it is given
-        share.mul_(1 / given if tokens.size is None else tokens.size[:, None, p:].float() / given)
-        matrix = torch.zeros(b, m, n, device=keep.device)
+        matrix = (unit[rows, keep] / self.temperature) @ unit.mT  # (B, m, n); from here on in place
+        matrix[:, :p] = -torch.inf  # nothing goes to the prefix
+        matrix.sub_(matrix.amax(1, keepdim=True)).exp_()
+        given = matrix.sum(1, keepdim=True)  # what a token gives to each anchor; all of it is given
+        matrix.mul_(1 / given if tokens.size is None else tokens.size[:, None].float() / given)
+        matrix[:, :, :p] = 0
         matrix[:, :p, :p] = torch.eye(p, device=keep.device)
-        matrix[:, p:, p:] = share.div_(share.sum(-1, keepdim=True))
-        return Reduction.dense(matrix, keep)
+        return Reduction.dense(matrix.div_(matrix.sum(-1, keepdim=True)), keep)
