@@ -65,7 +65,7 @@ bench: $(READY)  ## measure speed and memory; writes results/
 	$(BIN)/python -m foveate.bench all
 
 bench-methods: $(READY)  ## time every method's decision alone, as a share of the prefill; writes results/
-	OMP_WAIT_POLICY=active $(BIN)/python -m foveate.bench methods
+	OMP_NUM_THREADS=1 $(BIN)/python -m foveate.bench methods
 
 gallery: $(READY)  ## draw what every method keeps of two pictures; writes results/gallery_*.png
 	$(BIN)/python scripts/gallery.py
