@@ -27,8 +27,11 @@ $(READY): pyproject.toml
 
 setup: $(READY)  ## make .venv with foveate and the tools on its path (demo and test do it when needed)
 
-demo: $(READY)  ## draw a clip, ask about it, and draw what was kept: an answer and demo_out/kept.png
+demo: $(READY)  ## draw a picture and a clip, ask about them, and draw what was kept, in demo_out/
 	@mkdir -p demo_out
+	$(BIN)/python examples/make_picture.py demo_out/picture.png
+	$(BIN)/foveate ask demo_out/picture.png "what colour is the heart?" --model lab/image --plan "divprune(keep=0.1)" \
+		--show demo_out/kept_picture.png
 	$(BIN)/python examples/make_clip.py demo_out/clip.mp4
 	$(BIN)/foveate ask demo_out/clip.mp4 "What word is shown?" --plan "divprune(keep=0.1)" --show demo_out/kept.png
 
