@@ -110,7 +110,10 @@ def test_a_method_is_added_by_one_file(tmp_path: Path) -> None:
     assert "bytes" in out.stdout
 
 
-@pytest.mark.parametrize("name", ["apply_to_a_model", "ask_about_a_video", "write_a_method", "make_clip", "make_picture"])
+EXAMPLES = ["apply_to_a_model", "ask_about_a_video", "write_a_method", "make_clip", "make_picture"]
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_example(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
