@@ -163,7 +163,7 @@ class Desk:
                 with apply(self.loaded.model, "" if which == "full" else text) as report:
                     took[which] = self._first_token(prompt)
                 if which == "plan":
-                    inside = [r for r in report.rows if r.stage == "encoder"]
+                    inside = [r for r in report.rows if r.stage == "encoder" and r.flops_full]  # not those of signals
                     seen = inside[0].flops if inside else self.tower
                     flops.append(seen + report.flops)
                     full.append(self.tower + report.flops_full)
