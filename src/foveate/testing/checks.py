@@ -429,6 +429,16 @@ def _inputs(
         for prefix in prefixes:
             data = Tokens(x, prefix=min(prefix, n), full=n, layer=layer, layers=_LAYERS, **given)
             yield _cast(data, dtype)
+            if "grid" in chosen:
+                yield from (_cast(data.with_(grid=film.expand(_B, n, 3).clone()), dtype) for film in _films(n))
+
+
+def _films(n: int) -> Iterator[Tensor]:
+    """Grids of clips, (n, 3): frames of eight tokens, and frames of which other methods left some."""
+    cell = torch.arange(n)
+    yield torch.stack([cell // 8, cell % 8 // 4, cell % 4], -1)
+    left = cell + cell // 3 + cell // 7  # every few tokens one is gone
+    yield torch.stack([left // 8, left % 8 // 4, left % 4], -1)
 
 
 def _heads(x: Tensor, g: torch.Generator, flat: bool, encoder: bool) -> dict[str, Tensor]:
