@@ -140,7 +140,7 @@ def _given(parts: Anatomy, stage: str) -> set[str]:
     if stage == "inputs":
         return {"features", "text", "size", *given(parts)}
     if stage == "layers":
-        return {"features", "size", "text", "transitions", *TAPPED, *given(parts)}
+        return {"features", "size", "text", "transitions", *TAPPED, *given(parts)} - {"times"}
     return {"queries"}
 
 

@@ -56,6 +56,7 @@ class Call:
         attention: last-token attention rows by layer, (B, H, m), left by the taps.
         columns: the vision tower's notes, and which column of each stands where among the n.
         prompt: (B, n, D) embeddings that the decoder was given, or None.
+        pace: (B,) seconds from one frame of a row's video to the next, or None where the call does not tell.
         heads: queries and keys by layer, left by the taps.
         transitions: (B, m) of each attention and MLP that ran, left by the layers' hooks.
         deepstack: features still to be added after each of the first layers, (B, m, D) each.
@@ -80,6 +81,7 @@ class Call:
     columns: Columns = field(default_factory=list)
     prompt: Tensor | None = None
     ends: Tensor | None = None
+    pace: Tensor | None = None
     heads: dict[int, Heads] = field(default_factory=dict)
     transitions: list[Tensor] = field(default_factory=list)
     deepstack: list[Tensor] = field(default_factory=list)
@@ -131,12 +133,14 @@ class Current(threading.local):
         ids: (B, n) input ids that the model was given, or None.
         notes: what the vision tower left for this prompt.
         media: whether the call brings images or video; without, placeholders (of a draft, say) are plain tokens.
+        pace: seconds from one frame of each video to the next, as the model was told, or None.
     """
 
     call: Call | None = None
     ids: Tensor | None = None
     notes: tuple[Any, ...] = ()
     media: bool = False
+    pace: Any = None
 
     def get(self) -> Call | None:
         """The call that runs in this thread."""

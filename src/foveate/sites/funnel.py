@@ -59,6 +59,7 @@ class Funnel:
         here.media = bool(given) or any(kwargs.get(k) is not None for k in ("pixel_values", "pixel_values_videos"))
         outputs = [given.get("image"), given.get("video")] if isinstance(given, dict) else []
         here.notes = tuple(note for o in outputs if (note := getattr(o, NOTE, None)) is not None)
+        here.pace = kwargs.get("second_per_grid_ts")
         if self.tower is not None:
             self.tower.recent = []
 
@@ -87,7 +88,7 @@ class Funnel:
         acts = self.inputs.methods or any(note.kept is not None for note in notes)
         if ids is not None and x is not None and n > 1 and (acts or self.seeks) and bool(visual.any()):
             call.columns = signals.columns(self.anatomy, ids, notes)
-            call.prompt = x
+            call.prompt, call.pace = x, _pace(self.current.pace, b, x.device)
             ends = signals.ends(call.columns, visual.shape, x.device)
             call.visual, call.ends = call.visual & ~ends, ends
             if acts:
@@ -190,6 +191,16 @@ def _spread(features: Tensor, mask: Tensor) -> Tensor:
     out = features.new_zeros(*mask.shape, features.shape[-1])
     out[mask] = features
     return out
+
+
+def _pace(given: Any, b: int, device: torch.device) -> Tensor | None:
+    """Seconds a frame of each of b rows, (b,), from those of all videos; of the first where a row has several."""
+    if given is None or not len(given):
+        return None
+    all_of = torch.as_tensor(given, dtype=torch.float32, device=device).flatten()
+    if b % len(all_of) == 0:  # beams: generate repeats each prompt's row
+        return all_of.repeat_interleave(b // len(all_of))
+    return all_of[:: len(all_of) // b] if len(all_of) % b == 0 else None
 
 
 def install(cache: Any, layers: int) -> None:

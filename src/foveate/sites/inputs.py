@@ -46,6 +46,8 @@ class Inputs:
             places = [(it.row, it.where) for it in batch]
             found = {n: read(self.anatomy, n, places, columns) for n in names & {*VISION}}
             made: dict[str, Any] = {n: v for n, v in found.items() if v is not None}
+            if "times" in made and call.pace is not None:
+                made["times"] = made["times"] * call.pace[[it.row for it in batch]][:, None]
             if "text" in names:  # such items are decided one by one
                 row = batch[0].row
                 made["text"] = x[row, call.words[row]][None]

@@ -12,7 +12,7 @@ from .reads import CLASS, LAYERED, ONE_BLOCK, side_of
 from .vision import Note
 
 #: Signals that come from the vision encoder.
-VISION = (*ONE_BLOCK, *LAYERED, "grid", "crop", "pixels")
+VISION = (*ONE_BLOCK, *LAYERED, "grid", "crop", "pixels", "times")
 Columns = list[tuple[Note, Tensor]]
 
 
@@ -59,7 +59,7 @@ def read(anatomy: Anatomy, name: str, places: list[tuple[int, Tensor]], columns:
         at = torch.stack([column[row, where] for row, where in places])
         if bool((at < 0).any()):
             continue
-        source = "grid" if name == "crop" and name not in note.scores else name
+        source = "grid" if name == "times" or (name == "crop" and name not in note.scores) else name
         if source not in note.scores:
             return None
         return _shaped(anatomy, name, source, note.scores[source][:, at].movedim(0, 1))
@@ -80,6 +80,8 @@ def _shaped(anatomy: Anatomy, name: str, source: str, value: Tensor) -> Tensor:
         last = view.amax(1, keepdim=True)
         whole = (view == last) if anatomy.family.thumbnail_last else torch.ones_like(view, dtype=torch.bool)
         return torch.where(whole, 0, view + 1)
+    if name == "times":  # frames counted; the site knows how long one lasts
+        return value[:, 0] - value[:, 0].amin(1, keepdim=True)
     if name in ("metric", "keys"):
         return value.mT
     if name == "pixels":
