@@ -26,3 +26,15 @@ def share_out(score: Tensor, group: Tensor, claim: Tensor, m: Tensor | int) -> T
     rank = turn.argsort(stable=True, dim=-1).argsort(dim=-1)
     limit = torch.as_tensor(m, device=score.device).expand(b)
     return rank < limit[:, None]
+
+
+def seats(claim: Tensor, room: Tensor, m: int) -> Tensor:
+    """How many of m each group gets. claim (G,) > 0, room (G,) int64: at most so many, in all at least m -> (G,) int64.
+
+    Seats go one by one to the group with the highest claim / (seats + 1/2), the earlier one of equals.
+    """
+    wide = max(1, int(room.max())) if len(room) else 1
+    place = torch.arange(wide, device=room.device)
+    turn = (place + 0.5) / claim.float().clamp(min=1e-12)[:, None]
+    turn = turn.masked_fill(place >= room[:, None], torch.inf)
+    return (turn.flatten().argsort(stable=True)[:m] // wide).bincount(minlength=len(room))
