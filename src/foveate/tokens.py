@@ -16,8 +16,8 @@ SIGNALS = {
     "grid": "cell of each token, (B, n, 3) int64: view, row, column. Views are frames, or 0 for a thumbnail and 1 for "
     "the stitched crops of an image; a token that ends a line has column -1",
     "crop": "of an image cut into crops: 0 for the thumbnail, 1, 2, ... for the crops, -1 for line ends, (B, n) int64",
-    "times": "time of each token's frame in seconds from the first, (B, n) float; frames are counted where the call does "
-    "not tell their times",
+    "times": "time of each token's frame in seconds from the first, (B, n) float; the frame's number "
+    "where the call does not tell its time",
     "pixels": "RGB values from 0 to 255 that each token covers, (B, n, 3, h, w) float",
     "size": "how many patches each token already stands for, (B, n) float",
     "metric": "attention keys of the encoder block, averaged over heads, (B, n, d)",

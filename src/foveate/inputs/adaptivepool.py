@@ -48,8 +48,30 @@ class AdaptivePool:
         band = places.row * bands // high
         start, stop = some * band // bands, some * (band + 1) // bands  # cells of this band, counted in its view
         cell = start + places.column * (stop - start) // wide
-        return (places.view * tokens.n + cell).masked_fill(m == 0, -1)
+        return _filled(places, band, cell, m)
 
     def reduce(self, tokens: Tokens) -> Reduction:
         """tokens.grid (B, n, 3), or else the grid nearest to a square -> map to m means."""
         return averaged(self.cells(tokens), tokens.size)
+
+
+def _filled(places: Places, band: Tensor, cell: Tensor, m: Tensor) -> Tensor:
+    """Cells numbered in all views together, (B, n), none of them empty; all arguments too, m: cells of the view.
+
+    Where tokens are missing from the grid a cell may hold none; that view's tokens are then dealt out evenly, in the
+    order of bands and columns.
+    """
+    b, n = cell.shape
+    view, at = places.view, places.view * n + cell.clamp(min=0)
+    used = torch.zeros(b, places.views * n + n, device=cell.device).scatter(1, at, 1.0)
+    held = torch.zeros(b, places.views + 1, device=cell.device)
+    held = held.scatter_add(1, torch.arange(used.shape[1], device=cell.device).expand(b, -1) // n, used)
+    size = places.sizes().gather(1, view)
+    wide = int(places.wide.max()) + 1 if n else 1
+    order = ((view * n + band) * wide + places.column).argsort(stable=True, dim=-1)
+    sizes = places.sizes()
+    rank = torch.empty_like(order).scatter(1, order, torch.arange(n, device=cell.device).expand(b, n))
+    rank = rank - (sizes.cumsum(1) - sizes).gather(1, view)
+    even = rank * m // size.clamp(min=1)
+    cell = torch.where(held.gather(1, view).long() < m, even, cell)
+    return (view * n + cell).masked_fill(m == 0, -1)
