@@ -1,6 +1,6 @@
 """TimeChat-Online: drop the video tokens that repeat the same place of the frame before.
 
-Yao et al., "TimeChat-Online: 80% Visual Tokens are Naturally Redundant in Streaming Videos", ACM MM 2025.
+Yao et al., "TimeChat-Online: 80% Visual Tokens are Naturally Redundant in Streaming Videos", 2025.
 https://arxiv.org/abs/2504.17343
 
 The first frame stays. Of each later one, tokens are dropped whose cosine with the previous frame's token in the same
