@@ -33,7 +33,7 @@ from ..tokens import Tokens
 
 
 class Parts(NamedTuple):
-    """One video's map, cluster and scene of each frame (F,), and still (n,) bool and rank in its group of each token."""
+    """One video's map, cluster and scene of each frame (F,), and of each token if it is still and its rank (n,)."""
 
     map: Reduction
     label: Tensor

@@ -103,7 +103,7 @@ def spared(clip: Clip, segment: Tensor, still: Tensor, m: int) -> Tensor:
 
 
 def blend(into: Tensor, beta: float | None = None) -> Tensor:
-    """Shares of a cluster: all the same, or ``beta`` for its centre and the same for all others. into (G, P) -> (G, P)."""
+    """Shares in a cluster: all alike, or ``beta`` for its centre and all others alike. into (G, P) -> (G, P)."""
     at = torch.arange(into.shape[1], device=into.device)
     size = torch.zeros_like(into).scatter_add(1, into.clamp(min=0), (into >= 0).long())
     size = size.gather(1, into.clamp(min=0)).clamp(min=1)

@@ -80,9 +80,9 @@ def steady_runs(label: list[int]) -> Tensor:
 
 
 def breaks(frames: Tensor, least: int, tau: float) -> Tensor:
-    """Cuts between neighbours that differ. frames (F, D): the ``least`` cuts at the smallest cosines, and all below tau.
+    """Cuts between neighbours that differ: ``least`` cuts at the smallest cosines, and all below tau.
 
-    -> (F,), one for each frame.
+    frames (F, D) -> (F,).
     """
     unit = normalize(frames.float(), dim=-1)
     like = (unit[1:] * unit[:-1]).sum(-1)
