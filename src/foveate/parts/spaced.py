@@ -11,6 +11,11 @@ def spaced(n: int, m: int, device: torch.device | str = "cpu") -> Tensor:
     return torch.linspace(0, n - 1, m, device=device).round().long()
 
 
+def stepped(n: int, m: int, device: torch.device | str = "cpu") -> Tensor:
+    """As :func:`spaced`, rounded down."""
+    return torch.linspace(0, n - 1, m, device=device).long()
+
+
 def apart(n: int, m: int, device: torch.device | str = "cpu") -> Tensor:
     """As :func:`spaced` for m <= n, where rounding never makes two positions one."""
     rank = torch.arange(m, device=device)

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foveate.inputs.quota import assigned, evenly, rectangle
+from foveate.inputs.quota import assigned, rectangle
 from foveate.parts.resample import resized
+from foveate.parts.spaced import stepped
 from foveate.parts.stepwise import halvings, stepwise
 
 
@@ -34,7 +35,7 @@ def _scaled(frame: Tensor, count: int, version: str) -> tuple[Tensor, tuple[int,
         side, new = math.isqrt(len(frame)), rectangle(count)
         return resized(frame, (side, side), new, "bilinear" if version == "v1" else "area"), new
     if version == "v3":
-        frame = frame[evenly(torch.zeros(1, len(frame), dtype=torch.long), torch.tensor([[count]]))[0]]
+        frame = frame[stepped(len(frame), count)]
     else:
         frame = stepwise(frame[None], halvings(len(frame), count))(frame[None])[0]
     return frame, (len(frame), 1)
