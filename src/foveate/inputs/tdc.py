@@ -1,6 +1,6 @@
 """TDC: in every scene now and then a frame stays whole, and the frames after it become a few context tokens.
 
-Hao et al., "Multimodal Long Video Modeling Based on Temporal Dynamic Context", ICCV 2025.
+Hao et al., "Multimodal Long Video Modeling Based on Temporal Dynamic Context", 2025.
 https://arxiv.org/abs/2504.10443
 
 A video is cut where neighbouring frames are least alike, and each scene is walked in chunks of eight frames: the first
