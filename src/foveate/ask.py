@@ -132,7 +132,7 @@ def ask(
         model: a built-in name, a folder, a hub id, or what :func:`foveate.load` gave; None for the built-in default.
         plan: text, methods or a path to YAML; None means :data:`DEFAULT_PLAN` when there is something to look at;
             "none" runs the full model.
-        frames: how many frames are sampled from each video.
+        frames: how many frames are sampled from each video; methods of stage media choose among them.
         max_new_tokens: the longest answer, in tokens.
         guard: leave out what the guard expects to cost more than it saves.
         seed: of torch's generators while answering; they are put back afterwards. Decoding is greedy.
@@ -156,9 +156,16 @@ def ask(
         _tell(progress, "loading", 0, None)
         loaded = load(builtin.default_model() if model is None else model)
     messages = [{"role": "user", "content": [*content, {"type": "text", "text": question}]}]
+    chosen = Report()
     with memory.explained("the prompt", _ADVICE):
+        if media_methods := steps.at("media"):
+            from .sites.media import choose
+
+            messages = choose(loaded, messages, media_methods, frames, chosen, progress)
         prompt = loaded.prompt(messages, frames, progress)
-    return answer(loaded, prompt, steps, max_new_tokens=max_new_tokens, guard=guard, seed=seed, progress=progress)
+    said = answer(loaded, prompt, steps, max_new_tokens=max_new_tokens, guard=guard, seed=seed, progress=progress)
+    said.report.rows[:0] = chosen.rows
+    return said
 
 
 def plan_of(plan: Any, visual: bool = True) -> Plan:
@@ -189,7 +196,8 @@ def answer(
     devices = [loaded.device] if loaded.device.type == "cuda" else []
     with memory.explained("answering", _ADVICE), torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        with apply(loaded.model, plan, guard=guard) as report:
+        with apply(loaded.model, Plan(m for m in plan if m.stage != "media"), guard=guard) as report:
+            report.plan = str(plan)
             watch.begin()
             out = loaded.model.generate(
                 **prompt.inputs,

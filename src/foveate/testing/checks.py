@@ -8,8 +8,8 @@
         check()
 
 A check that a method cannot pass is declared on its card, ``exempt={"budget": "a threshold decides how many"}``, and
-shows up as a skip with that reason. Methods of the stages encoder, inputs, layers and cache get all; others only what
-concerns documentation, options and text.
+shows up as a skip with that reason. Methods of the stages media, encoder, inputs, layers and cache get all; others only
+what concerns documentation, options and text.
 
 Besides its defaults a method is tried with every other value of its ``OneOf`` options (except ``"code"``, by convention
 the authors' code with its defects) and with each number that is None by default.
@@ -68,7 +68,7 @@ class MethodCheck:
 
 def check_method(cls: type[Any]) -> list[MethodCheck]:
     """All checks that concern a method class."""
-    data = cls.stage in ("encoder", "inputs", "layers", "cache")
+    data = cls.stage in ("media", "encoder", "inputs", "layers", "cache")
     return [MethodCheck(cls, name, body) for name, body in _ALL if data or name in _ANY_STAGE]
 
 
