@@ -38,6 +38,7 @@ SIGNALS = {
     "transitions": "for each attention and MLP that ran in the LLM, (B, S, n): |out| / |in| times the softmax over the "
     "sequence of 1 - cos(in, out)",
     "queries": "queries of the last few prompt tokens after RoPE, (B, H, w, d)",
+    "received": "attention each cache entry received from all queries of the prompt, summed, (B, H, n)",
 }
 
 
@@ -131,6 +132,8 @@ class Entries:
     Attributes:
         keys, values: (B, g, n, d) after RoPE.
         queries: (B, H, w, d) after RoPE of the last ``w`` prompt tokens, H = g x group, or None when not asked for.
+        received: (B, H, n) float, attention each entry received from all queries of the prompt, summed; None when not
+            asked for.
         scaling: what the layer multiplies query-key products by.
         valid: (B, n) bool, False at padding, or None when there is none.
         visual: (B, n) bool, True at visual tokens, or None when unknown.
@@ -145,6 +148,7 @@ class Entries:
     visual: Tensor | None = None
     layer: int = 0
     layers: int = 1
+    received: Tensor | None = None
 
     @property
     def n(self) -> int:

@@ -483,6 +483,7 @@ def _signal(name: str, x: Tensor, g: torch.Generator, kind: str, flat: bool) -> 
         **dict.fromkeys(("received_attention", "wide_attention"), (b, n)),
         **dict.fromkeys(("cls_layers", "received_layers", "transitions"), (b, 6, n)),
         **dict.fromkeys(("cls_attention", "last_attention", "next_attention"), (b, 4, n)),
+        "received": (b, 2 * _GROUPS, n),
     }
     _need(name in shapes, f"no test input is known for the signal {name!r}; add it to foveate.testing.checks")
     return torch.full(shapes[name], 1 / n) if flat else torch.randn(shapes[name], generator=g).softmax(-1)
