@@ -38,6 +38,10 @@ SIGNALS = {
     "transitions": "for each attention and MLP that ran in the LLM, (B, S, n): |out| / |in| times the softmax over the "
     "sequence of 1 - cos(in, out)",
     "queries": "queries of the last few prompt tokens after RoPE, (B, H, w, d)",
+    "raw_queries": "queries of all prompt tokens before RoPE, (B, H, n, d)",
+    "rotary": "angle by which RoPE turns channels i and i + d/2 of a key for each position, (B, d/2) float",
+    "output": "the attention's output projection, one block for each query head, (B, H, d, D)",
+    "recalled": "the strongest attention each cache entry gets while the model repeats the prompt, (B, g, n)",
     "received": "attention each cache entry received from all queries of the prompt, summed, (B, H, n)",
 }
 
@@ -134,6 +138,8 @@ class Entries:
         queries: (B, H, w, d) after RoPE of the last ``w`` prompt tokens, H = g x group, or None when not asked for.
         received: (B, H, n) float, attention each entry received from all queries of the prompt, summed; None when not
             asked for.
+        raw_queries, rotary, output, recalled: see :data:`SIGNALS`; None when not asked for.
+        following: (B,) position that the next token will get, or None: the number of entries that are no padding.
         scaling: what the layer multiplies query-key products by.
         valid: (B, n) bool, False at padding, or None when there is none.
         visual: (B, n) bool, True at visual tokens, or None when unknown.
@@ -149,6 +155,11 @@ class Entries:
     layer: int = 0
     layers: int = 1
     received: Tensor | None = None
+    raw_queries: Tensor | None = None
+    rotary: Tensor | None = None
+    output: Tensor | None = None
+    recalled: Tensor | None = None
+    following: Tensor | None = None
 
     @property
     def n(self) -> int:

@@ -477,6 +477,14 @@ def _signal(name: str, x: Tensor, g: torch.Generator, kind: str, flat: bool) -> 
         return torch.zeros(b, n) if flat else torch.randn(b, n, generator=g)
     if name == "queries":
         return _features(kind, (b, 2 * _GROUPS, min(n, 8), d), g)
+    if name == "raw_queries":
+        return _features(kind, (b, 2 * _GROUPS, n, d), g)
+    if name == "rotary":
+        return (100.0 ** -torch.linspace(0, 1, d // 2)).expand(b, -1).clone()
+    if name == "output":
+        return _features("clustered", (1, 2 * _GROUPS, d, 3 * d), g).expand(b, -1, -1, -1).clone()
+    if name == "recalled":
+        return torch.full((b, _GROUPS, n), 1 / n) if flat else torch.randn((b, _GROUPS, n), generator=g).softmax(-1)
     if name == "text":
         return _features("zero" if flat else "clustered", (b, 5, d), g)
     shapes = {
