@@ -43,7 +43,8 @@ class H2O:
         g, n = entries.keys.shape[1:3]
         if self.average:
             received = received / torch.arange(n, 0, -1, device=received.device)
-        return received.unflatten(1, (g, -1)).mean(2)
+        shared: Tensor = received.unflatten(1, (g, -1)).mean(2)
+        return shared
 
     def reduce(self, entries: Entries) -> Reduction:
         """Rows are batch x KV head: (B * g, n) -> selection of m."""

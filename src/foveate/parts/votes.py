@@ -32,7 +32,8 @@ def given(entries: Entries, name: str) -> Tensor:
 def votes(entries: Entries, base: str = "window", window: int = 64, pool: int = 5) -> Tensor:
     """Score of every entry but the last few that the base keeps in any case: (B, g, n - w)."""
     if base == "small_keys":
-        return -entries.keys.float().norm(dim=-1)
+        size: Tensor = entries.keys.float().norm(dim=-1)
+        return -size
     if base == "odd_keys":
         return unlike_mean(entries.keys, entries.valid)
     queries = last_queries(entries, window if base == "window" else 1)
