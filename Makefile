@@ -12,7 +12,7 @@ export TRANSFORMERS_OFFLINE ?= 1
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format docs pages conformance bench bench-methods bench-image gallery goals clean
+.PHONY: help setup demo test lint format docs pages conformance bench bench-methods bench-image bench-video gallery goals clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##/\1 #/p' $(MAKEFILE_LIST) | awk -F' # *' '{printf "make %-15s%s\n", $$1, $$2}'
@@ -70,11 +70,15 @@ bench: $(READY)  ## measure speed and memory; writes results/
 bench-methods: $(READY)  ## time every method's decision alone, as a share of the prefill; writes results/
 	OMP_NUM_THREADS=1 $(BIN)/python -m foveate.bench methods
 
-gallery: $(READY)  ## draw what every method keeps of two pictures; writes results/gallery_*.png
+gallery: $(READY)  ## draw what every method keeps of two pictures and of a clip; writes results/gallery_*.png
 	$(BIN)/python scripts/gallery.py
+	$(BIN)/python scripts/gallery_video.py
 
 bench-image: $(READY)  ## accuracy of every image method on the lab's model, asked alike; writes results/, goes on if stopped
 	OMP_NUM_THREADS=1 $(BIN)/python -m foveate.bench image
+
+bench-video: $(READY)  ## the same for videos: every method on clips of 8, 32 and 128 frames
+	OMP_NUM_THREADS=1 $(BIN)/python -m foveate.bench video
 
 goals: $(READY)  ## every figure that results/ names as a goal, with value and bar, those that fall short first
 	@$(BIN)/python -m foveate.bench goals

@@ -104,14 +104,19 @@ def method_page(cls: type[Any]) -> str:
         rows.append([f"`{name}`", f"`{f.default!r}`", allowed, about.get("doc", "")])
     taken = table(["option", "default", "allowed", "what it is"], rows) if rows else "It takes no options."
     plan = plan_of(cls)
-    measured = verdict.section(cls.name, ROOT / "results" / "image.json")
+    studies = {"image.json": "on pictures", "video.json": "on clips"}
+    measured = [
+        f"## When it helps and when it hurts, {where}\n\n{told}"
+        for file, where in studies.items()
+        if (told := verdict.section(cls.name, ROOT / "results" / file))
+    ]
     return "\n\n".join(
         [
             f"# {title}",
             f"**{idea[:1].upper()}{idea[1:]}.**",
             body,
             table(["", ""], facts),
-            *([f"## When it helps and when it hurts\n\n{measured}"] if measured else []),
+            *measured,
             f"## Options\n\n{taken}",
             f'## Use\n\n```bash\nfoveate ask clip.mp4 "What happens?" --plan "{plan}"\n```',
             f'```python\nimport foveate\n\nplan = foveate.Plan.of("{plan}")\nprint(plan)\n```\n',

@@ -11,7 +11,7 @@ import torch
 
 import foveate
 from foveate import spec
-from foveate.bench import exam, image, pareto, plans, verdict
+from foveate.bench import exam, image, pareto, plans, study, verdict
 from foveate.bench.desk import FULL, Desk
 from foveate.bench.kept_lines import Lines
 from foveate.bench.paired import difference, share
@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def out(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("results") / "image.json"
-    image.study(path, str(folder), N, 0, KEEPS, ["divprune", "tome"], 1)
+    image.run(path, str(folder), N, 0, KEEPS, ["divprune", "tome"], 1)
     return path
 
 
@@ -65,7 +65,7 @@ def test_a_second_run_asks_nothing(out: Path, folder: Path, monkeypatch: pytest.
     before = json.loads(out.read_text(encoding="utf-8"))["rows"]
     for name in ("_sheet", "_kept", "_cost"):
         monkeypatch.setattr(Desk, name, never)
-    image.study(out, str(folder), N, 0, KEEPS, ["divprune", "tome"], 1)
+    image.run(out, str(folder), N, 0, KEEPS, ["divprune", "tome"], 1)
     assert json.loads(out.read_text(encoding="utf-8"))["rows"] == before
 
 
@@ -120,7 +120,7 @@ def test_every_method_gets_a_plan() -> None:
         return 1.0  # nothing helps: such a method stays at its default
 
     for name, cls in spec.methods().items():
-        if cls.stage in image.STAGES:
+        if cls.stage in study.STAGES:
             assert plans.plan_for(cls, 0.1, 144, kept).name == name
 
 
@@ -179,4 +179,4 @@ def test_a_line_that_was_cut_off_is_passed_over(tmp_path: Path) -> None:
 def test_bad_input(folder: Path, tmp_path: Path) -> None:
     for items, keeps, only in ((3, KEEPS, []), (N, (0.0,), []), (N, KEEPS, ["divprun"])):
         with pytest.raises(InputError):
-            image.study(tmp_path / "image.json", str(folder), items, 0, keeps, only, 1)
+            image.run(tmp_path / "image.json", str(folder), items, 0, keeps, only, 1)

@@ -1,4 +1,4 @@
-"""One process's part of the study of images: a model, its exam, and every result kept as soon as it is there."""
+"""One process's part of a study: a model, its exam, and every result kept as soon as it is there."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from ..load import Loaded
 from ..prompt import Prompt
 from ..spec import Plan
 from . import exam, plans
-from .exam import Exam
 from .kept_lines import Lines
 from .paired import mean
+from .shelf import Shelf
+from .topic import Topic
 
 #: What the answers under a plan depend on, besides the plan's own methods.
 SHARED = (
     *("apply.py", "drawing.py", "grid.py", "load.py", "method.py", "reduction.py", "spec.py", "tokens.py"),
     *("parts", "sites", "stores", "families", "prompt", "lab/tasks", "lab/evaluate.py", "bench/exam.py"),
 )
-PROBES, TIMED = 24, 8  # items on which options are searched, and on which costs are taken
 FULL = "none"
 
 
@@ -38,50 +38,57 @@ class Desk:
     """Asks the exam under plans.
 
     Args:
-        loaded: the model. seed, n: of the items. folder: of items and results, kept between runs.
+        loaded: the model. topic: what it is asked about. seed, n: of the items.
+        folder: of items and results, kept between runs.
         marks: of the source that runs; None takes them from the files now.
-        difficulty: of the items. batch: items asked at a time.
+        difficulty: of the items.
     """
 
     def __init__(
         self,
         loaded: Loaded,
+        topic: Topic,
         seed: int,
         n: int,
         folder: Path,
         marks: dict[str, str] | None = None,
         difficulty: float = 0.5,
-        batch: int = 50,
     ) -> None:
-        self.loaded, self.batch = loaded, batch
+        self.loaded, self.topic = loaded, topic
         self.marks = marked() if marks is None else marks
-        self.items = exam.items_of(seed, n, folder, difficulty)
-        self.lines = Lines(folder, "image")
-        self.about = [exam.name(seed, n, difficulty), weights(loaded)]
+        self.items = topic.items(seed, n, folder, difficulty)
+        self.lines = Lines(folder, topic.study)
+        #: with :attr:`marks`, what every key is made of; unchanged, earlier results still count
+        self.about = [topic.label(seed, n, difficulty), weights(loaded)]
 
     @functools.cached_property
-    def exam(self) -> Exam:
+    def shelf(self) -> Shelf:
         """All items, prepared."""
-        return exam.prepare(self.loaded, self.items, self.batch)
+        return Shelf(self.loaded, self.items, self.topic.batch, self.topic.part, self.topic.opened)
 
     @functools.cached_property
     def probe(self) -> Prompt:
         """A few items of all tasks in one batch."""
-        return self.loaded.prompt([i.messages[:1] for _, i in self._few(PROBES)])
+        return self.loaded.prompt([i.messages[:1] for i in self._few(self.topic.probes)])
 
     @functools.cached_property
     def singles(self) -> list[Prompt]:
         """A few items of different tasks, one by one."""
-        return [self.loaded.prompt(i.messages[:1]) for _, i in self._few(TIMED)]
+        return [self.loaded.prompt(i.messages[:1]) for i in self._few(self.topic.timed)]
 
-    def _few(self, most: int) -> list[tuple[str, Item]]:
+    def _few(self, most: int) -> list[Item]:
         step = len(self.items) / min(most, len(self.items))
-        return [self.items[int(k * step)] for k in range(min(most, len(self.items)))]
+        return [self.topic.opened(self.items[int(k * step)][1]) for k in range(min(most, len(self.items)))]
 
     @functools.cached_property
     def visual(self) -> int:
         """Visual tokens of a prompt, on average."""
         return round(mean([len(v.where) for v in self.probe.visuals]))
+
+    def forget(self) -> None:
+        """Give up the prepared prompts; they are made again when they are needed."""
+        for name in ("shelf", "probe", "singles"):
+            self.__dict__.pop(name, None)
 
     # --- what is asked of it ------------------------------------------------------------------------------------------
 
@@ -132,7 +139,7 @@ class Desk:
 
     def _sheet(self, plan: str) -> dict[str, Any]:
         begun = time.perf_counter()
-        sheet = exam.ask(self.exam, self.loaded, _text(plan))
+        sheet = self.shelf.ask(_text(plan))
         kept = [round(k, 4) for k in sheet.kept]
         seen = [e if e is None else round(e, 4) for e in sheet.evidence]
         return {"said": sheet.said, "kept": kept, "evidence": seen, "seconds": round(time.perf_counter() - begun, 3)}
@@ -147,7 +154,7 @@ class Desk:
 
     @functools.cached_property
     def tower(self) -> float:
-        """FLOPs of the vision tower's blocks on one picture."""
+        """FLOPs of the vision tower's blocks on one picture or clip."""
         with torch.inference_mode(), apply(self.loaded.model, "tome(r=0)") as report:
             self.loaded.model(**self.singles[0].inputs, logits_to_keep=1)
         return report.row("encoder", "tome(r=0)").flops_full

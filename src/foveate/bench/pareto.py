@@ -1,4 +1,4 @@
-"""Plots of the study of images: accuracy against what is left and against FLOPs, one file for each family of tasks."""
+"""Plots of a study: accuracy against what is left and against FLOPs, a file for each family, a line for each length."""
 
 from __future__ import annotations
 
@@ -14,15 +14,24 @@ TITLES = {
     "counting": ("counting", "_counting"),
     "fine": ("small detail: reading, charts", "_detail"),
     "dialogue": ("the last question of a conversation", "_dialogue"),
+    "motion": ("motion: which way, how fast", "_motion"),
+    "moment": ("what happens when, and last", "_moment"),
+    "needle": ("a sign shown for a moment", "_needle"),
+    "dialogue_video": ("the last question of a conversation", "_dialogue"),
 }
 MARKS = {"encoder": "^", "inputs": "o", "layers": "s"}
+#: What a plan costs, by the name of the axis.
+COSTS: dict[str, Callable[[dict[str, Any]], float]] = {
+    "visual tokens left at the end, share": lambda r: float(r["kept"]),
+    "FLOPs up to the first token, share": lambda r: float(r["flops"] / r["flops_full"]),
+}
 WHERE = {"encoder": "in the encoder", "inputs": "before the LLM", "layers": "inside the LLM"}
 
 
 def plots(path: Path) -> list[Path]:
     """Draw every family of a results file; returns the files written."""
     rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-    return [_plot(path, rows, family) for family in TITLES]
+    return [_plot(path, rows, family) for family in TITLES if family in rows[0]["tasks"]]
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -40,18 +49,34 @@ def _plot(path: Path, rows: Sequence[dict[str, Any]], family: str) -> Path:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
-    from matplotlib.ticker import PercentFormatter
 
     title, end = TITLES[family]
     out = path.with_name(f"{path.stem}{end}.png")
+    lengths = list(dict.fromkeys(r.get("frames") for r in rows))
+    figure, lines = plt.subplots(len(lengths), 2, figsize=(10.5, 0.6 + 3.8 * len(lengths)), sharey="row", squeeze=False)
+    for axes, length in zip(lines, lengths):
+        _line(axes, [r for r in rows if r.get("frames") == length], family)
+        if length is not None:
+            axes[0].set_title(f"{length} frames", fontsize=9, loc="left")
+        axes[0].set_ylabel("accuracy", fontsize=9)
+    for axis, label in zip(lines[-1], COSTS):
+        axis.set_xlabel(label, fontsize=9)
+    n = rows[0]["tasks"][family]["n"]
+    figure.suptitle(f"{title} ({n} items; named: the best for what is left)", fontsize=10)
+    figure.legend(*lines[0, 1].get_legend_handles_labels(), frameon=False, fontsize=8, loc="lower center", ncols=5)
+    figure.tight_layout(rect=(0, 0.05 / len(lengths), 1, 1))
+    figure.savefig(out, dpi=120)
+    plt.close(figure)
+    return out
+
+
+def _line(axes: Sequence[Any], rows: Sequence[dict[str, Any]], family: str) -> None:
+    """One panel for each cost, of the rows of pictures, or of clips of one length."""
+    from matplotlib.ticker import PercentFormatter
+
     whole = next(r for r in rows if r["method"] == "none")
     plans = [r for r in rows if r["method"] != "none" and family in r["tasks"]]
-    figure, axes = plt.subplots(1, 2, figsize=(10.5, 4.4), sharey=True)
-    costs: dict[str, Callable[[dict[str, Any]], float]] = {
-        "visual tokens left at the end, share": lambda r: r["kept"],
-        "FLOPs up to the first token, share": lambda r: r["flops"] / r["flops_full"],
-    }
-    for axis, (label, cost) in zip(axes, costs.items()):
+    for axis, cost in zip(axes, COSTS.values()):
         points = [(cost(r), r["tasks"][family]["accuracy"]) for r in plans]
         best = front(points)
         for stage, mark in MARKS.items():
@@ -64,18 +89,9 @@ def _plot(path: Path, rows: Sequence[dict[str, Any]], family: str) -> Path:
         for i in best:
             axis.scatter(*points[i], s=22, marker=MARKS[plans[i]["stage"]], color="tab:blue", linewidths=0, zorder=4)
         _label(axis, [(points[i], plans[i]["method"]) for i in best if plans[i]["method"] != "random"])
-        axis.set_xlabel(label, fontsize=9)
         axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylabel("accuracy", fontsize=9)
-    n = whole["tasks"][family]["n"]
-    figure.suptitle(f"{title} ({n} items; named: the best for what is left)", fontsize=10)
-    figure.legend(*axes[1].get_legend_handles_labels(), frameon=False, fontsize=8, loc="lower center", ncols=5)
-    figure.tight_layout(rect=(0, 0.05, 1, 1))
-    figure.savefig(out, dpi=120)
-    plt.close(figure)
-    return out
 
 
 def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:

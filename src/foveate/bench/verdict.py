@@ -1,4 +1,4 @@
-"""When a method helps and when it hurts, in words and a small table, from the figures of the study of images alone."""
+"""When a method helps and when it hurts, in words and a small table, from the figures of a study alone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-SHOWN = {"overall": "all tasks", "small_text": "small text", "dialogue": "multi-turn"}
+#: Columns of the table: of pictures, and of clips; the second and the third are what sentences warn of.
+SHOWN = {
+    "image": {"overall": "all tasks", "small_text": "small text", "dialogue": "multi-turn"},
+    "video": {"overall": "all tasks", "needle": "a sign shown for a moment", "dialogue_video": "multi-turn"},
+}
 CALLED = {
     "attribute": "colours",
     "shape": "shapes",
@@ -21,7 +25,29 @@ CALLED = {
     "detail": "small details",
     "dialogue": "the last question of a conversation",
     "describe": "descriptions",
+    "needle": "signs shown for a moment",
+    "order": "what comes first",
+    "direction": "directions",
+    "speed": "speeds",
+    "flashes": "counting flashes",
+    "state": "last states",
+    "cuts": "counting scenes",
+    "still": "when something moves",
+    "dialogue_video": "the last question of a conversation",
 }
+#: Task -> what to write of what it loses, and of what the full model does with it.
+WARNED = {
+    "small_text": ("Small text", "loses", "About small text nothing can be said: the full model reads {} of it."),
+    "dialogue": ("Later questions in a conversation", "lose", ""),
+    "needle": (
+        "A sign shown for a moment",
+        "loses",
+        "About signs shown for a moment nothing can be said: the full model reads {} of them.",
+    ),
+    "dialogue_video": ("Later questions in a conversation", "lose", ""),
+}
+SEEN = {"image": "picture", "video": "clip"}
+SMALL = {"image": "single pictures", "video": "clips"}
 SOLVED = 0.5  # what the full model itself is seldom right about says nothing about a method
 AT = 0.1  # the share that sentences are about, or the nearest there is
 
@@ -33,27 +59,43 @@ def section(name: str, path: Path) -> str | None:
     if not path.is_file():
         return None
     data = json.loads(path.read_text(encoding="utf-8"))
-    if (why := data.get("left_out", {}).get(name)) is not None:
-        return f"Not in the study of the lab's image model: {why}."
     rows: list[Row] = data["rows"]
+    kind = kind_of(rows)
+    if (why := data.get("left_out", {}).get(name)) is not None:
+        return f"Not in the study of the lab's {kind} model: {why}."
     if not any(r["method"] == name for r in rows):
         return None
     n = rows[0]["tasks"]["overall"]["n"]
+    each = " of each length" if kind == "video" else ""
     about = (
-        f"Measured on {n} items that every plan and the full model were asked alike, on the lab's model of "
+        f"Measured on {n} items{each} that every plan and the full model were asked alike, on the lab's model of "
         "6 million parameters: it ranks methods and does not stand in for a large model. In brackets are 95% "
-        "intervals. In a conversation the picture is shortened when the first question is asked."
+        f"intervals. In a conversation the {SEEN[kind]} is shortened when the first question is asked."
     )
-    return "\n\n".join([sentences(name, rows), table(name, rows), about])
+    told = []
+    for length in dict.fromkeys(r.get("frames") for r in rows):
+        same = [r for r in rows if r.get("frames") == length]
+        if any(r["method"] == name for r in same):
+            told.append((f"**{length} frames.** " if length else "") + sentences(name, same))
+    return "\n\n".join([*told, table(name, rows), about])
+
+
+def kind_of(rows: Sequence[Row]) -> str:
+    """Of which study these rows are: "image" or "video"."""
+    return "video" if "frames" in rows[0] else "image"
 
 
 def table(name: str, rows: Sequence[Row]) -> str:
-    """Accuracy over all tasks, of small text and of conversations, for each share, beneath the full model's."""
-    lines = [["plan", "tokens left", *SHOWN.values()], ["---"] * (2 + len(SHOWN))]
-    for row in _by_share([r for r in rows if r["method"] in ("none", name)]):
+    """Accuracy over all tasks and of those warned of, for each share, beneath the full model's."""
+    shown, clips = SHOWN[kind_of(rows)], kind_of(rows) == "video"
+    head = [*(["frames"] if clips else []), "plan", "tokens left", *shown.values()]
+    lines = [head, ["---"] * len(head)]
+    mine = [r for r in rows if r["method"] in ("none", name)]
+    for row in sorted(_by_share(mine), key=lambda r: r.get("frames") or 0):
         plan = "full model" if row["method"] == "none" else f"`{row['plan']}`"
-        cells = (row["tasks"][task] for task in SHOWN)
-        lines.append([plan, _percent(row["kept"]), *(_interval(c) for c in cells)])
+        cells = (row["tasks"][task] for task in shown)
+        start = [str(row["frames"])] if clips else []
+        lines.append([*start, plan, _percent(row["kept"]), *(_interval(c) for c in cells)])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -64,7 +106,7 @@ def sentences(name: str, rows: Sequence[Row]) -> str:
     at = min(mine, key=lambda r: abs((r["keep"] or r["kept"]) - AT))
     out = [_free(mine), _standing(name, at, rows)]
     solved = {t: at["tasks"][t] for t in CALLED if t in full and full[t]["accuracy"] >= SOLVED}
-    out += [_helps(solved), _hurts(solved), *_warnings(at, mine, full)]
+    out += [_helps(solved), _hurts(solved), *_warnings(mine, full)]
     return " ".join(filter(None, out))
 
 
@@ -80,7 +122,7 @@ def _free(mine: Sequence[Row]) -> str:
         lost = _points(first["tasks"]["overall"]["loss"])
         return f"With {_percent(first['kept'])} of the visual tokens left it is already {lost} below the full model."
     if free["kept"] > 0.99:
-        return "On single pictures of this size it removes nothing from the language model's prompt."
+        return f"On {SMALL[kind_of(mine)]} of this size it removes nothing from the language model's prompt."
     cell = free["tasks"]["overall"]
     most = _points(max(cell["loss_high"], 0))
     return f"Down to {_percent(free['kept'])} of the visual tokens no loss can be seen (it is at most {most})."
@@ -131,23 +173,20 @@ def _hurts(cells: dict[str, Row]) -> str:
     return f"{said} and least with {CALLED[least]} ({_points(-cells[least]['loss'], sign=True)})."
 
 
-def _warnings(at: Row, mine: Sequence[Row], full: Row) -> list[str]:
-    """Small text and conversations: the largest share at which each surely loses, where the model can do it at all."""
+def _warnings(mine: Sequence[Row], full: Row) -> list[str]:
+    """Of two tasks: the largest share at which each surely loses, where the model can do it at all."""
     out = []
-    for task, what in (("small_text", "Small text"), ("dialogue", "Later questions in a conversation")):
+    for task, (what, verb, unknown) in WARNED.items():
+        if task not in full:
+            continue
         if full[task]["accuracy"] < SOLVED:
-            if task == "small_text":
-                out.append(f"About small text nothing can be said: the full model reads {_interval(full[task])} of it.")
+            out.append(unknown.format(_interval(full[task])))
             continue
         lost = [r for r in mine if r["tasks"][task]["loss_low"] > 0]
         if lost:
             loss, kept = _points(lost[0]["tasks"][task]["loss"]), _percent(lost[0]["kept"])
-            out.append(f"**{what}** already {_verb(task)} {loss} with {kept} left.")
+            out.append(f"**{what}** already {verb} {loss} with {kept} left.")
     return out
-
-
-def _verb(task: str) -> str:
-    return "loses" if task == "small_text" else "lose"
 
 
 def _by_share(rows: Sequence[Row]) -> list[Row]:
