@@ -49,7 +49,8 @@ class ChunkKV:
         sums = pad(score, (0, -n % self.chunk)).unflatten(-1, (-1, self.chunk)).sum(-1)
         sizes = torch.full_like(sums[0], self.chunk)
         sizes[-1] = n - (len(sizes) - 1) * self.chunk
-        return sums / sizes
+        mean: Tensor = sums / sizes
+        return mean
 
     def score(self, entries: Entries) -> Tensor:
         """(B, g, n), higher is kept: tokens of better chunks first, inside a chunk better tokens. No padding."""

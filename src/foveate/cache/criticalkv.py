@@ -51,7 +51,8 @@ class CriticalKV:
         early = score.argsort(stable=True, dim=-1, descending=True)[..., :best]
         size = projected_norms(entries.values, given(entries, "output"), 1)
         size = size.unflatten(1, (score.shape[1], -1)).mean(2)
-        return ((score + self.epsilon) * size).scatter(-1, early, torch.finfo(torch.float32).max)
+        second: Tensor = (score + self.epsilon) * size
+        return second.scatter(-1, early, torch.finfo(torch.float32).max)
 
     def reduce(self, entries: Entries) -> Reduction:
         """Rows are batch x KV head: (B * g, n) -> selection of m."""
