@@ -121,6 +121,7 @@ def ask(
     frames: int = 16,
     max_new_tokens: int = 64,
     guard: bool = False,
+    together: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Answer:
@@ -135,6 +136,7 @@ def ask(
         frames: how many frames are sampled from each video; methods of stage media choose among them.
         max_new_tokens: the longest answer, in tokens.
         guard: leave out what the guard expects to cost more than it saves.
+        together: the images show one scene; see :func:`foveate.apply`.
         seed: of torch's generators while answering; they are put back afterwards. Decoding is greedy.
         progress: called with a step's name, how much is done and how much there is.
 
@@ -163,7 +165,16 @@ def ask(
 
             messages = choose(loaded, messages, media_methods, frames, chosen, progress)
         prompt = loaded.prompt(messages, frames, progress)
-    said = answer(loaded, prompt, steps, max_new_tokens=max_new_tokens, guard=guard, seed=seed, progress=progress)
+    said = answer(
+        loaded,
+        prompt,
+        steps,
+        max_new_tokens=max_new_tokens,
+        guard=guard,
+        together=together,
+        seed=seed,
+        progress=progress,
+    )
     said.report.rows[:0] = chosen.rows
     return said
 
@@ -184,6 +195,7 @@ def answer(
     *,
     max_new_tokens: int = 64,
     guard: bool = False,
+    together: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Answer:
@@ -196,7 +208,8 @@ def answer(
     devices = [loaded.device] if loaded.device.type == "cuda" else []
     with memory.explained("answering", _ADVICE), torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        with apply(loaded.model, Plan(m for m in plan if m.stage != "media"), guard=guard) as report:
+        steps = Plan(m for m in plan if m.stage != "media")
+        with apply(loaded.model, steps, guard=guard, together=together) as report:
             report.plan = str(plan)
             watch.begin()
             out = loaded.model.generate(

@@ -28,6 +28,9 @@ def ask(
     frames: Annotated[int, typer.Option(help="Frames sampled from each video.")] = 16,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 64,
     guard: Annotated[bool, typer.Option("--guard", help="Leave out reductions that cost more than they save.")] = False,
+    together: Annotated[
+        bool, typer.Option("--together", help="The images show one scene: one budget for all.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")] = False,
     show: Annotated[Path | None, typer.Option(help="Write a picture of what was kept.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of torch's generators.")] = 0,
@@ -48,6 +51,7 @@ def ask(
             frames=frames,
             max_new_tokens=max_new_tokens,
             guard=guard,
+            together=together,
             seed=seed,
             progress=progress,
         )

@@ -56,6 +56,7 @@ class Call:
         attention: last-token attention rows by layer, (B, H, m), left by the taps.
         columns: the vision tower's notes, and which column of each stands where among the n.
         prompt: (B, n, D) embeddings that the decoder was given, or None.
+        runs: (B, n) the number of the unbroken run of placeholders that each belongs to, counted from 1, or None.
         pace: (B,) seconds from one frame of a row's video to the next, or None where the call does not tell.
         heads: queries and keys by layer, left by the taps.
         transitions: (B, m) of each attention and MLP that ran, left by the layers' hooks.
@@ -81,6 +82,7 @@ class Call:
     columns: Columns = field(default_factory=list)
     prompt: Tensor | None = None
     ends: Tensor | None = None
+    runs: Tensor | None = None
     pace: Tensor | None = None
     heads: dict[int, Heads] = field(default_factory=dict)
     transitions: list[Tensor] = field(default_factory=list)

@@ -120,7 +120,9 @@ class Funnel:
         """The decoder's arguments for the tokens that stay; line ends are among them."""
         x = kwargs["inputs_embeds"].clone()
         moving = torch.tensor(self.anatomy.video_ids, device=ids.device, dtype=ids.dtype)
-        found = items.find(visual & call.kept, self.anatomy.family.scope, torch.isin(ids, moving))
+        found = items.find(visual & call.kept, self.inputs.scope, torch.isin(ids, moving))
+        if self.inputs.together:
+            call.runs = (visual & ~visual.roll(1, 1)).cumsum(1)
         found = [replace(it, where=it.where[~ends[it.row, it.where]]) for it in found]
         maps = self.inputs.decide(x, found, call)
         keep = call.kept & ~call.visual

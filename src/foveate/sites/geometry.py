@@ -57,3 +57,15 @@ def filmed(frames: int, n: int, device: torch.device) -> Tensor:
     cells = square(frames, n, device)
     last = torch.tensor([[frames - 1], [math.isqrt(n) - 1], [-1]], device=device)
     return torch.cat([cells, last], 1)
+
+
+def apart(grid: Tensor, run: Tensor) -> Tensor:
+    """Cells of several images as views of one scene. grid (B, n, 3), run (B, n) the image of each token -> (B, n, 3).
+
+    Views are numbered through all images of a row, from 0.
+    """
+    if not grid.shape[1]:
+        return grid
+    view = run * (int(grid[..., 0].max()) + 1) + grid[..., 0]
+    rank = torch.stack([row.unique(return_inverse=True)[1] for row in view])
+    return torch.cat([rank[..., None], grid[..., 1:]], -1)

@@ -12,6 +12,7 @@ from ..report import Kept, Report
 from ..tokens import Tokens
 from . import guard, items
 from .call import Call
+from .geometry import apart
 from .model import Anatomy
 from .signals import VISION, Columns, read
 
@@ -19,8 +20,16 @@ from .signals import VISION, Columns, read
 class Inputs:
     """The input methods of a plan, and the notes that the vision tower left for this prompt."""
 
-    def __init__(self, anatomy: Anatomy, methods: list[Any], report: Report, guarded: bool) -> None:
+    def __init__(
+        self, anatomy: Anatomy, methods: list[Any], report: Report, guarded: bool, together: bool = False
+    ) -> None:
         self.anatomy, self.methods, self.report, self.guarded = anatomy, methods, report, guarded
+        self.together = together
+
+    @property
+    def scope(self) -> str:
+        """Which tokens methods see together; see :func:`foveate.sites.items.find`."""
+        return "row" if self.together else self.anatomy.family.scope
 
     def _encoded(self, found: list[items.Item], columns: Columns) -> list[Reduction]:
         """What the encoder already dropped, as a selection for each item."""
@@ -46,6 +55,8 @@ class Inputs:
             places = [(it.row, it.where) for it in batch]
             found = {n: read(self.anatomy, n, places, columns) for n in names & {*VISION}}
             made: dict[str, Any] = {n: v for n, v in found.items() if v is not None}
+            if self.together and "grid" in made and call.runs is not None:
+                made["grid"] = apart(made["grid"], torch.stack([call.runs[r, at] for r, at in places]))
             if "times" in made and call.pace is not None:
                 made["times"] = made["times"] * call.pace[[it.row for it in batch]][:, None]
             if "text" in names:  # such items are decided one by one
