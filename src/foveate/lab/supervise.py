@@ -77,15 +77,18 @@ def features(output: Any, batch: Batch, sizes: Sizes) -> tuple[Tensor, Tensor | 
 
 
 class Heads(nn.Module):
-    """A linear reading of every visual token: colour, shape and letter of each of its cells, and its row and column.
+    """A linear reading of every visual token: what each of its four quarters shows, and its row and column.
 
-    Where the tower has a class token, that says which colours, shapes and letters there are.
+    Where a quarter is one cell, it has one colour, shape and letter. Larger quarters may have several, of several
+    frames, and each is there or not: a reading of every cell by itself would spread "a star" over as many directions as
+    there are cells, and the LLM finds none of them. Where the tower has a class token, that says what there is at all.
     """
 
     def __init__(self, width: int, sizes: Sizes, whole: bool):
         super().__init__()
         self.frames, self.side = sizes.temporal, sizes.token // CELL
-        cells = self.frames * self.side**2
+        self.many = self.frames * self.side**2 > 4
+        cells = 4 if self.many else self.frames * self.side**2
         self.what = nn.ModuleDict({k: nn.Linear(width, cells * CLASSES[k]) for k in WHAT})
         self.place = nn.ModuleDict({k: nn.Linear(width, MOST) for k in ("row", "col")})
         self.whole = nn.ModuleDict({k: nn.Linear(width, CLASSES[k]) for k in WHAT} if whole else {})
@@ -98,10 +101,9 @@ class Heads(nn.Module):
         for name in WHAT:
             n, want = CLASSES[name], self.cells(labels[name])
             said = self.what[name](tokens).float().view(-1, n)
-            weight = torch.ones(n, device=said.device)
-            weight[0] = EMPTY
-            losses.append(cross_entropy(said, want.flatten(), weight))
-            right[name] = (said.argmax(-1) == want.flatten())[want.flatten() > 0].float().mean()
+            read = self._several if self.many else self._one
+            loss, right[name] = read(said, want, n)
+            losses.append(loss)
             if first is not None and self.whole:
                 there = one_hot(want.flatten(1), n).amax(1).float()
                 losses.append(binary_cross_entropy_with_logits(self.whole[name](first).float(), there))
@@ -115,6 +117,24 @@ class Heads(nn.Module):
         return torch.stack(losses).sum(), {
             k: float(v) for k, v in zip(right, torch.stack(list(right.values())).tolist())
         }
+
+    def _one(self, said: Tensor, want: Tensor, n: int) -> tuple[Tensor, Tensor]:
+        """One class a cell. said (cells, n), want (B, t, rows, cols, cells of a token) -> loss, and share right."""
+        weight = torch.ones(n, device=said.device)
+        weight[0] = EMPTY
+        want = want.flatten()
+        return cross_entropy(said, want, weight), (said.argmax(-1) == want)[want > 0].float().mean()
+
+    def _several(self, said: Tensor, want: Tensor, n: int) -> tuple[Tensor, Tensor]:
+        """Any classes a quarter. said (quarters, n), want as above -> loss, and how often the surest class is there."""
+        half = self.side // 2
+        cut = want.unflatten(-1, (self.frames, 2, half, 2, half)).movedim((-4, -2), (-5, -4))
+        there = said.new_zeros(said.shape).scatter(1, cut.reshape(len(said), -1), 1.0)[:, 1:]
+        loss = binary_cross_entropy_with_logits(said[:, 1:], there, reduction="none").sum(-1)
+        some = there.any(-1)
+        weight = torch.where(some, 1.0, EMPTY)
+        best = there.gather(1, said[:, 1:].argmax(-1, keepdim=True))[:, 0]
+        return (loss * weight).sum() / weight.sum(), best[some].mean()
 
     def cells(self, labels: Tensor) -> Tensor:
         """labels (B, T, H / 7, W / 7) -> (B, t, rows, cols, cells of a token) int64; an odd last frame counts twice."""
