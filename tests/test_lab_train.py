@@ -208,6 +208,23 @@ def test_cells_belong_to_their_token() -> None:
     assert set(cells[0, 1, 0, 1].tolist()) == {201}
 
 
+def test_quarters_of_a_large_token_show_several_things() -> None:
+    sizes = models.small("video")
+    heads = supervise.Heads(8, sizes, whole=False)
+    labels = torch.zeros(1, 2, 8, 8, dtype=torch.int8)
+    labels[0, 0, 0, 0], labels[0, 1, 1, 1], labels[0, 1, 7, 6] = 3, 4, 5  # two in the first quarter, one in the last
+    want = heads.cells(labels)
+    sure = torch.full((16, 9), -20.0)
+    sure[0, 3], sure[0, 4], sure[15, 5] = 20.0, 20.0, 20.0
+    loss, right = heads._several(sure, want, 9)
+    assert loss < 1e-6
+    assert right == 1
+    sure[0, 3] = -20.0
+    loss, right = heads._several(sure, want, 9)
+    assert loss > 1
+    assert right == 1  # the surest class is still there
+
+
 # --- schedule and checkpoint ------------------------------------------------------------------------------------------
 
 
