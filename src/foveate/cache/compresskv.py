@@ -72,7 +72,7 @@ class CompressKV:
         return named
 
     def score(self, entries: Entries) -> Tensor:
-        """entries.queries (B, H, w, d), entries.keys (B, g, n, d) -> (B, g, n), higher is kept, the same in all heads."""
+        """entries.queries (B, H, w, d), entries.keys (B, g, n, d) -> (B, g, n), higher is kept; heads agree."""
         b, g, n = entries.keys.shape[:3]
         queries = last_queries(entries, self.window)
         w, each = queries.shape[2], queries.shape[1] // g

@@ -64,7 +64,8 @@ class ExpectedAttention:
         score: Tensor = logits.softmax(-1).mean(2)
         if not self.norms:
             return score
-        return (score + self.epsilon) * entries.values[:, :, self.sinks :].float().norm(dim=-1)
+        size: Tensor = entries.values[:, :, self.sinks :].float().norm(dim=-1)
+        return (score + self.epsilon) * size
 
     def _whole(self, entries: Entries) -> Tensor:
         """(B, g, n), the sinks above all."""

@@ -21,15 +21,14 @@ def run(params: Mapping[str, Any], given: Mapping[str, Tensor]) -> dict[str, Ten
     keys, sinks = given["keys"], int(params["n_sink"])
     scores = torch.zeros(keys.shape[:3])
     scale = keys.shape[-1] ** -0.5
-    norms, column = [], None
-    if params.get("kvzip_plus_normalization"):
-        norms = [given[name] for name in sorted(given) if name.startswith("rh")]
+    plus, column = bool(params.get("kvzip_plus_normalization")), None
+    if plus:
         output = given["Wo"].mT.unflatten(1, (given["rq0"].shape[1], -1))
         column = projected_norms(given["values"], output, 2)
     for i, (start, stop) in enumerate(given["chunk_bounds"].tolist()):
         first = min(sinks, start)
         near = torch.cat([keys[:, :, :first], keys[:, :, start:stop]], 2)
-        rows = 1 / norms[i].norm(dim=-1) if norms else None
+        rows = _hidden_scale(given, i) if plus else None
         part = None if column is None else column[..., start:stop]
         scores[..., start:stop] = recalled(given[f"rq{i}"], given[f"rk{i}"], near, scale, first, rows, part)
     ratio, n, method = float(params["compression_ratio"]), keys.shape[2], KVzip(sinks=sinks)
@@ -43,3 +42,9 @@ def run(params: Mapping[str, Any], given: Mapping[str, Tensor]) -> dict[str, Ten
     pinned = scores.clone()
     pinned[..., :sinks] = scores.max() + 1  # the constant the code pins with
     return {"scores": pinned, "keep_mask": mask}
+
+
+def _hidden_scale(given: Mapping[str, Tensor], i: int) -> Tensor:
+    """One by the norm of each hidden state of a pass, (layer, token): the pass's one input that is no query or key."""
+    (hidden,) = (v for name, v in given.items() if name.endswith(str(i)) and name not in (f"rq{i}", f"rk{i}"))
+    return 1 / (hidden.norm(dim=-1) if hidden.dim() == 3 else hidden)
