@@ -12,6 +12,7 @@ from torch import nn
 from .errors import PlanError, SignalError, UnsupportedModelError
 from .report import Report
 from .sites import chunks, decode, encoder
+from .sites import entries as cached
 from .sites.cache import CacheSite
 from .sites.encoder import EncoderSite
 from .sites.funnel import Funnel
@@ -28,7 +29,9 @@ from .tokens import SIGNALS
 
 
 @contextmanager
-def apply(model: Any, plan: str | Path | Any | Iterable[Any], *, guard: bool = False) -> Iterator[Report]:
+def apply(
+    model: Any, plan: str | Path | Any | Iterable[Any], *, guard: bool = False, together: bool = False
+) -> Iterator[Report]:
     """Inside the block ``model`` runs with ``plan``; outside it is exactly what it was.
 
     Args:
@@ -36,6 +39,8 @@ def apply(model: Any, plan: str | Path | Any | Iterable[Any], *, guard: bool = F
         plan: text such as ``"divprune(keep=0.1) + snapkv(keep=0.3)"``, a path to a YAML file, or method objects.
         guard: decline, with a note in the report, a reduction that would cost more time than it saves. Off by default,
             so that a plan does what it says.
+        together: the images of a prompt show one scene (several views, a sequence): methods of stage inputs see the
+            tokens of all of them at once, each image a view of the grid, and share one budget.
 
     Yields:
         The live :class:`foveate.report.Report`.
@@ -51,11 +56,19 @@ def apply(model: Any, plan: str | Path | Any | Iterable[Any], *, guard: bool = F
     want = check(parts, steps)
     report = Report(plan=str(steps))
     with ExitStack() as stack:
-        _place(parts, steps, want, report, guard, stack)
+        _place(parts, steps, want, report, guard, stack, together)
         yield report
 
 
-def _place(parts: Anatomy, steps: Plan, want: frozenset[str], report: Report, guard: bool, stack: ExitStack) -> None:
+def _place(
+    parts: Anatomy,
+    steps: Plan,
+    want: frozenset[str],
+    report: Report,
+    guard: bool,
+    stack: ExitStack,
+    together: bool = False,
+) -> None:
     undo_capture(parts.model, stack)
     tower: EncoderSite | None = None
     if parts.encoder is not None and (want or steps.at("encoder")):
@@ -65,14 +78,14 @@ def _place(parts: Anatomy, steps: Plan, want: frozenset[str], report: Report, gu
         if want and parts.family.pool == "pack":
             follow_packing(parts, lambda: tower.tower.note if tower is not None else None, stack)
     if parts.decoder is not None and any(steps.at(s) for s in ("encoder", "inputs", "layers", "cache")):
-        inputs = Inputs(parts, steps.at("inputs"), report, guard)
+        inputs = Inputs(parts, steps.at("inputs"), report, guard, together)
         funnel = Funnel(parts, inputs, tower.tower if tower is not None else None)
         layers = LayerSite(parts, steps.at("layers"), report, funnel)
         funnel.place(stack)
         chunks.refuse(parts.model, stack)
         watching: dict[nn.Module, list[Watch]] = layers.place(stack)
         if steps.at("cache"):
-            for module, more in CacheSite(parts, steps.at("cache"), report, funnel).watchers().items():
+            for module, more in CacheSite(parts, steps.at("cache"), report, funnel).place(stack).items():
                 watching.setdefault(module, []).extend(more)
         if watching or layers.taps:
             install(parts.decoder, watching, stack)
@@ -141,7 +154,7 @@ def _given(parts: Anatomy, stage: str) -> set[str]:
         return {"features", "text", "size", *given(parts)}
     if stage == "layers":
         return {"features", "size", "text", "transitions", *TAPPED, *given(parts)} - {"times"}
-    return {"queries"}
+    return cached.given(parts)
 
 
 def _no_signal(parts: Anatomy, m: Any, need: str) -> str:

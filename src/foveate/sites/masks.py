@@ -35,6 +35,8 @@ def fit(
 
     Returns None where plain causal attention (or one query seeing everything) is right.
     """
+    if held is not None and held.ragged:
+        return None  # the store knows what each head may see
     past = 0 if held is None else held.held
     if "flash" in kind:
         seen = call.n + (0 if held is None else held.seen)

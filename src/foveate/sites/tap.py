@@ -7,15 +7,19 @@ on; only rows that a method asked for are computed besides.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from ..errors import UnsupportedCallError
+from ..parts.score import causal_tail
+from ..stores.stretches import Reading
 
 PREFIX = "foveate_"
 
@@ -31,7 +35,13 @@ class Seen(NamedTuple):
 
 
 class Watch:
-    """What to do around the attention of one module; subclasses override what they need."""
+    """What to do around the attention of one module; subclasses override what they need.
+
+    ``reads``: whether it looks at keys and values. Where heads hold different numbers of entries these have to be laid
+    out for it, short heads padded in front; while single tokens are decoded that is never done.
+    """
+
+    reads = True
 
     def before(self, seen: Seen) -> Tensor | None:
         """May replace the mask (return it), for instance to add a bias to the logits."""
@@ -81,6 +91,8 @@ def _through(kind: str) -> Callable[..., Any]:
             probing.seen = Seen(q, k, v, mask, scaling)
             raise _Stop
         watching = module.__dict__.get(_ATTRIBUTE, ())
+        if isinstance(k, Reading):
+            return _over_heads(k, q, scaling, watching, kwargs)
         for watch in watching:
             mask = watch.before(Seen(q, k, v, mask, scaling))
         out = _real(kind, module)(module, q, k, v, mask, **kwargs)
@@ -89,6 +101,27 @@ def _through(kind: str) -> Callable[..., Any]:
         return out
 
     return attend
+
+
+def _over_heads(
+    reading: Reading, q: Tensor, scaling: float, watching: Sequence[Watch], more: dict[str, Any]
+) -> tuple[Tensor, None]:
+    """Attention over a layer whose heads hold different numbers of entries; the store knows who sees what."""
+    for name in ("softcap", "s_aux", "position_bias"):
+        if more.get(name) is not None:
+            raise UnsupportedCallError(f"attention with {name} cannot run over heads that hold different numbers")
+    seen = Seen(q, cast(Tensor, reading), cast(Tensor, reading), None, scaling)
+    if q.shape[2] > 1 and any(watch.reads for watch in watching):
+        k, v, where = reading.dense(q.shape[0])
+        visible = (where >= 0).repeat_interleave(q.shape[1] // k.shape[1], 1)[:, :, None].repeat(1, 1, q.shape[2], 1)
+        visible[..., -q.shape[2] :] &= causal_tail(q.shape[2], q.shape[2], q.device)
+        seen = Seen(q, k, v, visible, scaling)
+    for watch in watching:
+        watch.before(seen)
+    out = reading.attend(q, scaling)
+    for watch in watching:
+        watch.after(seen)
+    return out, None
 
 
 def _real(kind: str, module: nn.Module) -> Callable[..., Any]:

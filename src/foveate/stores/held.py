@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers.cache_utils import DynamicLayer
 
 from ..errors import UnsupportedCallError
@@ -22,6 +23,8 @@ class HeldLayer(DynamicLayer):  # type: ignore[misc]
         window: sliding-window width, or None for full attention.
         padded: whether any entry may be padding.
         gaps: whether tokens are missing between entries.
+        asked: tokens seen when methods were last asked what to keep, and ``recent`` the latest queries, by rows.
+        tally: (B, H, held) float, a sum over queries for each entry, or None; it follows the entries.
         record_past: keep what leaves the window until the next :meth:`crop`, so that drafted tokens can be undone.
     """
 
@@ -41,6 +44,9 @@ class HeldLayer(DynamicLayer):  # type: ignore[misc]
         self.padded = self.gaps = False
         self.incoming: Tensor | None = None
         self.advance: int | None = None
+        self.asked = 0
+        self.recent: Any = None
+        self.tally: Tensor | None = None
 
     @classmethod
     def adopt(cls, layer: Any) -> HeldLayer:
@@ -67,6 +73,29 @@ class HeldLayer(DynamicLayer):  # type: ignore[misc]
             return 0
         return int(sum(t.untyped_storage().nbytes() for t in (self.keys, self.values)))
 
+    @property
+    def ragged(self) -> bool:
+        """Whether heads hold their own numbers of entries (see stores/ragged.py)."""
+        return False
+
+    @property
+    def entries(self) -> int:
+        """Entries held by all heads of all rows together, padding included."""
+        return 0 if self.where is None else self.held * self.keys.shape[0] * self.keys.shape[1]
+
+    def dense(self) -> tuple[Tensor, Tensor, Tensor]:
+        """keys, values (B, g, held, d) and positions (B, 1 or g, held)."""
+        assert self.where is not None, "the layer is empty"
+        return self.keys, self.values, self.where
+
+    def dense_tally(self) -> Tensor | None:
+        """``tally`` beside what :meth:`dense` returns."""
+        return self.tally
+
+    def add(self, more: Tensor) -> None:
+        """Add (B, H, held) to the tally."""
+        self.tally = more if self.tally is None else self.tally + more
+
     def expect(self, where: Tensor, advance: int, padded: bool) -> None:
         """Announce the next update: where (B, q) int, positions of its tokens (-1 padding), of ``advance`` seen."""
         self.incoming, self.advance, self.padded = where, advance, self.padded or padded
@@ -87,6 +116,8 @@ class HeldLayer(DynamicLayer):  # type: ignore[misc]
             keys = torch.cat([self.keys, key_states], dim=-2)
             values = torch.cat([self.values, value_states], dim=-2)
             self.where = torch.cat([self.where, new.expand(-1, self.where.shape[1], -1)], dim=-1)
+            if self.tally is not None:
+                self.tally = pad(self.tally, (0, q))
         advance = q if self.advance is None else self.advance
         self.seen, self.gaps = self.seen + advance, self.gaps or advance != q
         self.incoming = self.advance = None
@@ -115,6 +146,9 @@ class HeldLayer(DynamicLayer):  # type: ignore[misc]
         b, g, n, d = self.keys.shape
         self.keys = reduction(self.keys.reshape(b * g, n, d)).view(b, g, reduction.m, d)
         self.values = reduction(self.values.reshape(b * g, n, -1)).view(b, g, reduction.m, -1)
+        if self.tally is not None:
+            tally = self.tally.view(b * g, -1, n).transpose(1, 2)
+            self.tally = reduction.gather(tally).transpose(1, 2).reshape(b, -1, reduction.m)
         where = self.where.expand(b, g, n).reshape(b * g, n)
         self.where, self.gaps = reduction.gather(where).view(b, g, reduction.m), True
 
@@ -127,6 +161,8 @@ class HeldLayer(DynamicLayer):  # type: ignore[misc]
         g, d = self.keys.shape[1], self.keys.shape[3]
         wide = order[:, None, :, None].expand(-1, g, -1, d)
         self.keys, self.values = self.keys.gather(2, wide), self.values.gather(2, wide.expand_as(self.values[:, :, :m]))
+        if self.tally is not None:
+            self.tally = self.tally.gather(2, order[:, None].expand(-1, self.tally.shape[1], -1))
         real = keep.gather(1, order)[:, None]
         heads = self.where.shape[1]
         self.where = self.where.gather(2, order[:, None].expand(-1, heads, -1)).masked_fill(~real, -1)
@@ -167,6 +203,7 @@ class HeldLayer(DynamicLayer):  # type: ignore[misc]
         keep = self.held - count
         self.keys, self.values = self.keys[..., :keep, :], self.values[..., :keep, :]
         self.where, self.seen = self.where[..., :keep], left
+        self.tally = None if self.tally is None else self.tally[..., :keep]
         self._slide()
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
@@ -178,9 +215,16 @@ class HeldLayer(DynamicLayer):  # type: ignore[misc]
         if self.where is not None:
             super().batch_repeat_interleave(repeats)
             self.where = self.where.repeat_interleave(repeats, dim=0)
+            self._beside(torch.arange(len(self.where) // repeats, device=self.where.device).repeat_interleave(repeats))
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep these rows."""
         if self.where is not None:
             super().batch_select_indices(indices)
             self.where = self.where[indices]
+            self._beside(indices)
+
+    def _beside(self, rows: Tensor) -> None:
+        """What else belongs to these rows."""
+        self.tally = None if self.tally is None else self.tally[rows]
+        self.recent = None if self.recent is None else type(self.recent)(*(t[rows] for t in self.recent))
