@@ -16,12 +16,23 @@ from foveate.testing.maskout import mask_out, visible
 from site_kit import generate, logits_of, make, new_tokens
 
 STAGES = ("encoder", "inputs", "layers")
+VIDEO = [(m, f) for m, c in methods().items() if c.stage in STAGES for f in FAMILIES["video"]]
 GRID = [(m, f) for m, c in methods().items() if c.stage in STAGES for f in FAMILIES["vlm"]]
 
 
 @pytest.mark.parametrize(("method", "family"), GRID)
 def test_runs_or_says_what_is_missing(method: str, family: str) -> None:
-    z = make(family, batch=2, ragged=True)
+    _check(method, family)
+
+
+@pytest.mark.parametrize(("method", "family"), VIDEO)
+def test_runs_on_videos_or_says_what_is_missing(method: str, family: str) -> None:
+    _check(method, family, video=True)
+
+
+def _check(method: str, family: str, **more: Any) -> None:
+    """What is kept gives what the full sequence gives with the rest hidden, in a batch of two unequal rows."""
+    z = make(family, batch=2, ragged=True, **more)
     if (missing := cell(z.model, get(method))) is not None:
         with pytest.raises(FoveateError, match=method), foveate.apply(z.model, method):
             pass
