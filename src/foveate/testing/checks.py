@@ -38,6 +38,7 @@ from ..method import Keep, Many, OneOf, Range, options
 from ..reduction import Reduction
 from ..spec import from_yaml, get, make, names, parse, to_yaml
 from ..tokens import Entries, Tokens
+from . import packs
 
 #: Tokens in the test inputs; the shares 0.1 and 0.5 of it are whole numbers, so all roundings agree.
 N = 40
@@ -69,6 +70,9 @@ class MethodCheck:
 def check_method(cls: type[Any]) -> list[MethodCheck]:
     """All checks that concern a method class."""
     data = cls.stage in ("media", "encoder", "inputs", "layers", "cache")
+    if hasattr(cls, "pack"):
+        some = [(name, body) for name, body in _ALL if name in _ANY_STAGE]
+        return [MethodCheck(cls, name, body) for name, body in some + packs.checks(_instances, _inputs)]
     return [MethodCheck(cls, name, body) for name, body in _ALL if data or name in _ANY_STAGE]
 
 
@@ -94,7 +98,10 @@ def _documented(cls: type[Any]) -> None:
     _need(card.title.lower() in page.lower(), f"the module docstring of {cls.name} lacks the title {card.title!r}")
     _need(not (cls.__doc__ or "(").startswith(f"{cls.__name__}("), f"class {cls.__name__} has no docstring")
     _need(card.average or card.why, f"{cls.name} declares average=False without saying why")
-    _need(set(card.exempt) <= {name for name, _ in _ALL}, f"{cls.name} is exempt from checks that do not exist")
+    _need(
+        set(card.exempt) <= {name for name, _ in _ALL} | packs.NAMES,
+        f"{cls.name} is exempt from checks that do not exist",
+    )
     _need(all(card.exempt.values()), f"{cls.name} is exempt from a check without a reason")
 
 
