@@ -143,6 +143,7 @@ class Entries:
         scaling: what the layer multiplies query-key products by.
         valid: (B, n) bool, False at padding, or None when there is none.
         visual: (B, n) bool, True at visual tokens, or None when unknown.
+        held: (B, g, n) bool, False where a head no longer holds an entry that others hold, or None: all hold all.
         layer: 0-based index of the layer, and ``layers`` how many there are.
     """
 
@@ -160,6 +161,7 @@ class Entries:
     output: Tensor | None = None
     recalled: Tensor | None = None
     following: Tensor | None = None
+    held: Tensor | None = None
 
     @property
     def n(self) -> int:

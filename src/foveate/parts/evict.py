@@ -21,5 +21,7 @@ def evict(score: Tensor, keep: float | int, entries: Entries) -> Reduction:
     score = score.float()
     if entries.valid is not None:
         score = score.masked_fill(~entries.valid[:, None], -torch.inf)
+    if entries.held is not None:
+        score = score.masked_fill(~entries.held, -torch.inf)
     m = min(keep, n) if isinstance(keep, int) else floor_budget(keep, n)
     return Reduction.take(top(score.reshape(b * g, n), m), n)

@@ -19,6 +19,8 @@ def evict_each(score: Tensor, counts: Tensor, entries: Entries) -> Reduction:
     score = score.float()
     if entries.valid is not None:
         score = score.masked_fill(~entries.valid[:, None], -torch.inf)
+    if entries.held is not None:
+        score = score.masked_fill(~entries.held, -torch.inf)
     order = score.reshape(b * g, n).argsort(stable=True, dim=-1, descending=True)
     rank = torch.empty_like(order).scatter(1, order, torch.arange(n, device=order.device).expand_as(order))
     return Reduction.from_mask(rank < counts.reshape(b * g, 1))

@@ -164,6 +164,7 @@ def entries(
         scaling=scaling,
         valid=(where >= 0).any(1) if held.padded or held.ragged else None,
         visual=visual,
+        held=where >= 0 if held.ragged else None,
         layer=layer,
         layers=len(sources.anatomy.layers),
         **made,
@@ -174,8 +175,9 @@ def before(what: Entries, tail: int) -> Entries:
     """The entries without the last ones."""
     n = what.n - tail
     fields: dict[str, Any] = {name: getattr(what, name)[:, :, :n] for name in ("keys", "values")}
-    if what.received is not None:
-        fields["received"] = what.received[:, :, :n]
+    for name in ("received", "held"):
+        if (t := getattr(what, name)) is not None:
+            fields[name] = t[:, :, :n]
     return replace(what, **fields, valid=None if what.valid is None else what.valid[:, :n])
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import SignalError
+from ..errors import SignalError, UnsupportedCallError
 from ..parts.score import attention_rows
 from ..parts.transition import transition
 from ..tokens import Tokens
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 #: Signals that are read from the LLM's attention.
 TAPPED = ("last_attention", "next_attention", "last_heads", "next_heads")
+_UNEVEN = "{} reads the attention of a later turn, and heads of the cache hold different numbers of earlier entries"
 
 
 class LastRow(Watch):
@@ -56,6 +57,8 @@ def heads_of(seen: Seen, call: Call, held: Tensor | None = None) -> Heads:
     past = seen.k.shape[2] - call.m
     visible = torch.ones(call.b, past, dtype=torch.bool, device=seen.k.device) if held is None else held >= 0
     if past and isinstance(seen.mask, Tensor) and seen.mask.ndim == 4:
+        if bool((seen.mask != seen.mask[:, :1]).any()):
+            raise UnsupportedCallError(_UNEVEN.format("the method"))
         row = seen.mask[:, 0, -1, :past].expand(call.b, -1)
         visible = row if row.dtype == torch.bool else row == 0
     return Heads(seen.q * seen.scaling, seen.k[:, :, past:], seen.k[:, :, :past], visible)
@@ -125,6 +128,8 @@ def attention(
     hidden = norms_of(layer)[0](x)
     seen = probe(attention_of(layer), hidden, position_embeddings=positions)
     held, past = call.held(i), None
+    if held is not None and held.ragged:
+        raise UnsupportedCallError(_UNEVEN.format(m.name))
     if held is not None and held.where is not None:  # of earlier turns; the probe knows no cache
         seen, past = seen._replace(k=torch.cat([held.keys, seen.k], 2)), held.where[:, 0]
     if "next_attention" in needs:
