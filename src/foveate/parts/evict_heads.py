@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..errors import SignalError
 from ..reduction import Reduction
 from ..tokens import Entries
 from .score import attention_rows, causal_tail
@@ -51,7 +52,7 @@ def received(entries: Entries) -> Tensor:
     if total is None:
         q = entries.queries
         if q is None:
-            raise ValueError("neither the attention received nor queries are given")
+            raise SignalError("this method needs the attention received or the queries, and the site gave neither")
         w = min(q.shape[2], n)
         mask = causal_tail(w, n, q.device)
         total = torch.zeros(b, q.shape[1], n, device=q.device)

@@ -26,4 +26,5 @@ def matrix_entropy(x: Tensor, rank: int, real: Tensor | None = None) -> Tensor:
     trace = cov.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None].clamp(min=1e-12)
     s = torch.linalg.eigvalsh(cov / trace + 1e-10 * torch.eye(d, device=x.device)).clamp(min=1e-12)
     s = s.flip(-1)[..., :rank]
-    return -(s * s.log()).sum(-1) / math.log(max(d, 2))
+    entropy: Tensor = -(s * s.log()).sum(-1) / math.log(max(d, 2))
+    return entropy
