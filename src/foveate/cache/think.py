@@ -29,7 +29,6 @@ from ..tokens import Entries
 @method(
     title="ThinK: Thinner Key Cache by Query-Driven Pruning",
     url="https://arxiv.org/abs/2407.21018",
-    systems=(),
     needs=("queries",),
     cost="squares of the keys and of the window's queries",
     vectors=("think",),

@@ -111,12 +111,14 @@ class Projected(Coder):
         inner: codes the projection, a head of r channels.
         down, up: (B or 1, g d, r) and (B or 1, r, g d).
         given: they come from a file and belong to the model, not to the cache.
+        dtype: of what the inner coder is given.
     """
 
     inner: Coder
     down: Tensor
     up: Tensor
     given: bool = False
+    dtype: torch.dtype = torch.float32
 
     @property
     def block(self) -> int:
@@ -128,7 +130,7 @@ class Projected(Coder):
 
     def encode(self, x: Tensor) -> Code:
         """x (B, g, t, d) -> what the inner coder makes of (B, 1, t, r)."""
-        return self.inner.encode((side_by_side(x.float()) @ self.down.float())[:, None])
+        return self.inner.encode((side_by_side(x.float()) @ self.down.float())[:, None].to(self.dtype))
 
     def decode(self, code: Code, shape: torch.Size) -> Tensor:
         """The numbers again, float32 (B, g, t, d)."""
