@@ -16,6 +16,7 @@ class Film:
 
     Attributes:
         frame, place: of each token, (B, n) int64, both from 0.
+        row, column: of each token in its frame, (B, n) int64; line ends are in column 0, others from 1.
         table: (B, F, P) int64, the position of the token in that place, or -1 where there is none.
         frames, places: F and P, the same for all rows of the batch.
     """
@@ -25,12 +26,12 @@ class Film:
         b, n = grid.shape[:2]
         self.n = n
         if not n:
-            self.frame = self.place = grid[..., 0]
+            self.frame = self.place = self.row = self.column = grid[..., 0]
             self.frames, self.places = 0, 0
             self.table = grid.new_full((b, 0, 0), -1)
             return
         self.frame = grid[..., 0] - grid[..., 0].amin(1, keepdim=True)
-        row, column = grid[..., 1] - grid[..., 1].amin(), grid[..., 2] + 1
+        self.row, self.column = row, column = grid[..., 1] - grid[..., 1].amin(), grid[..., 2] + 1
         self.place = row * (int(column.max()) + 1) + column
         used, self.place = self.place.unique(return_inverse=True)
         self.frames, self.places = int(self.frame.max()) + 1, len(used)
@@ -87,6 +88,27 @@ class Film:
         unit = normalize(x.float(), dim=-1)
         other = unit.gather(1, earlier.clamp(min=0)[..., None].expand_as(unit))
         return (unit * other).sum(-1).masked_fill(earlier < 0, empty)
+
+    def contrast(self, unit: Tensor) -> Tensor:
+        """How unlike the mean of its neighbours in the frame each token is: unit (B, n, D) of length 1 -> (B, n).
+
+        1 - cosine with the mean of the tokens above, below, left and right that are there; 0 where there are none.
+        """
+        near, count = torch.zeros_like(unit), torch.zeros_like(unit[..., 0])
+        for side in self.beside():
+            there = side >= 0
+            near = near + unit.gather(1, side.clamp(min=0)[..., None].expand_as(unit)) * there[..., None]
+            count = count + there
+        return (1 - (unit * normalize(near, dim=-1)).sum(-1)) * (count > 0)
+
+    def beside(self) -> list[Tensor]:
+        """Positions of the tokens above, below, left and right, (B, n) each; -1 where there is none."""
+        wide = int(self.column.max()) + 3 if self.n else 3
+        area = (int(self.row.max()) + 3) * wide if self.n else 9
+        at = self.frame * area + (self.row + 1) * wide + self.column + 1
+        board = at.new_full((len(at), self.frames * area), -1)
+        board = board.scatter(1, at, torch.arange(self.n, device=at.device).expand_as(at))
+        return [board.gather(1, at + step) for step in (-wide, wide, -1, 1)]
 
 
 def segments(cuts: Tensor) -> Tensor:
