@@ -160,6 +160,13 @@ def test_more_bits_are_closer() -> None:
     assert far == sorted(far, reverse=True)
 
 
+def test_the_levels_of_gear_as_published() -> None:
+    e = entries(512, torch.float32)
+    far = [error(GEAR(bits=b, variant="code", rank=0), e) for b in (2, 3, 4, 8)]
+    assert far == sorted(far, reverse=True)  # 3, 8, 15 and 63 steps
+    assert error(GEAR(bits=8, rank=0), e) < far[-1]
+
+
 def test_each_part_of_gear_brings_it_closer() -> None:
     e = entries(512, torch.float32)
     e.keys[..., 3, :] += 30 * random(B, G, D)  # an outlier of each channel

@@ -48,7 +48,8 @@ class GEAR:
         else:
             outliers = int(int(g * t * d * self.sparsity) / max(1, t) / 2)
         levels = self.bits**2 - 1 if self.variant == "code" else None
-        return Residual(Grid(self.bits, tile, levels), along, outliers, min(self.rank, t, d), self.loops)
+        bits = 4 if levels == 8 else self.bits  # the code's three bits take nine values
+        return Residual(Grid(bits, tile, levels), along, outliers, min(self.rank, t, d), self.loops)
 
     def pack(self, entries: Entries) -> Compact:
         """Keys and values (B, g, n, d), compressed."""

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..errors import SignalError
 from ..method import Keep, OneOf, Range, method, option
-from ..parts.budget import budget
+from ..parts.budget import budget, floor_budget
 from ..parts.score import attention_rows
 from ..parts.select import top
 from ..reduction import Reduction
@@ -45,7 +45,7 @@ class ZipCache:
     keep: float | int = option(0.6, Keep(), "share (float) or number (int) of entries in the more bits")
     bits: int = option(4, OneOf((2, 3, 4, 8)), "bits of a number of a salient entry")
     low_bits: int = option(2, OneOf((2, 3, 4)), "bits of the others")
-    probes: float = option(0.05, Range(0, 0.5), "share of the queries that ask, once the newest and once at random")
+    probes: float | int = option(0.05, Keep(), "share or number of queries that ask, and as many at random")
     recent: int = option(100, Range(1, kind=int), "new tokens that are coded together")
     variant: str = option("paper", OneOf(("paper", "code")), "how attention is normalised")
 
@@ -53,7 +53,7 @@ class ZipCache:
         """(r,) which of the queries ask."""
         assert entries.queries is not None
         w = entries.queries.shape[2]
-        r = min(w, max(1, int(self.probes * w)))
+        r = floor_budget(self.probes, w) if isinstance(self.probes, float) else min(self.probes, w)
         newest = torch.arange(w - r, w)
         if w == entries.n:
             spread = torch.randperm(w - r, generator=torch.Generator().manual_seed(0))[:r]
