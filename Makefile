@@ -30,10 +30,10 @@ setup: $(READY)  ## make .venv with foveate and the tools on its path (demo and 
 demo: $(READY)  ## draw a picture and a clip, ask about them, and draw what was kept, in demo_out/
 	@mkdir -p demo_out
 	$(BIN)/python examples/make_picture.py demo_out/picture.png
-	$(BIN)/foveate ask demo_out/picture.png "what colour is the heart?" --model lab/image --plan "divprune(keep=0.1)" \
+	$(BIN)/foveate ask demo_out/picture.png "what colour is the heart?" --model lab/image --plan "foveal(keep=0.1)" \
 		--show demo_out/kept_picture.png
 	$(BIN)/python examples/make_clip.py demo_out/clip.mp4
-	$(BIN)/foveate ask demo_out/clip.mp4 "What word is shown?" --plan "divprune(keep=0.1)" --show demo_out/kept.png
+	$(BIN)/foveate ask demo_out/clip.mp4 "What word is shown?" --plan "foveal(keep=0.1)" --show demo_out/kept.png
 
 # one torch thread for each worker, or two workers on two cores wait for each other
 test: $(READY)  ## every test

@@ -37,13 +37,13 @@ def test_a_video(clip, tiny):
     answer = ask(clip, "What happens?", model=tiny, frames=8, max_new_tokens=5)
     assert answer.tokens == 5
     assert answer.text.isascii()
-    assert answer.plan == "divprune"
+    assert answer.plan == "foveal"
     assert not answer.trained
     assert "untrained" in str(answer)
     assert 0 < answer.first_token < answer.seconds
     assert answer.tokens_per_second > 0
     row = answer.report.rows[0]
-    assert (row.stage, row.method) == ("inputs", "divprune")
+    assert (row.stage, row.method) == ("inputs", "foveal")
     assert row.tokens_in == sum(len(v.where) for v in answer.prompt.visuals)
     assert row.tokens_out == round(0.1 * row.tokens_in)
     assert answer.as_dict()["report"]["sites"][0]["tokens_out"] == row.tokens_out
@@ -78,7 +78,7 @@ def test_media_may_be_files_pictures_and_lists(clip, tiny, tmp_path):
     ]:
         answer = ask(media, "What?", model=tiny, frames=4, max_new_tokens=1)
         assert [v.item.kind for v in answer.prompt.visuals] == kinds
-        assert answer.plan == ("divprune" if kinds else "")
+        assert answer.plan == ("foveal" if kinds else "")
 
 
 def test_frames(clip, tiny):

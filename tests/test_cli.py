@@ -27,7 +27,7 @@ def test_ask(clip, tmp_path):
     out = run(app, ["ask", clip, "What happens?", "--frames", "4", "--max-new-tokens", "3", "--show", str(picture)])
     assert out.exit_code == 0, out.output
     assert "untrained: the words mean nothing; the table is real" in out.stdout
-    assert "divprune" in out.stdout
+    assert "foveal" in out.stdout
     assert "tokens in" in out.stdout
     assert out.stderr == ""
     assert Image.open(picture).width > 10

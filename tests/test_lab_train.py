@@ -200,7 +200,9 @@ def test_cells_belong_to_their_token() -> None:
     heads = supervise.Heads(8, sizes, whole=False)
     side = sizes.token // 7
     labels = (
-        torch.arange(3)[None, :, None, None] * 100 + torch.arange(8)[:, None] // side * 10 + torch.arange(8) // side
+        torch.arange(3)[None, :, None, None] * 100
+        + torch.arange(2 * side)[:, None] // side * 10
+        + torch.arange(2 * side) // side
     )
     cells = heads.cells(labels.to(torch.int16))
     assert cells.shape == (1, 2, 2, 2, 2 * side**2)
@@ -211,8 +213,9 @@ def test_cells_belong_to_their_token() -> None:
 def test_quarters_of_a_large_token_show_several_things() -> None:
     sizes = models.small("video")
     heads = supervise.Heads(8, sizes, whole=False)
-    labels = torch.zeros(1, 2, 8, 8, dtype=torch.int8)
-    labels[0, 0, 0, 0], labels[0, 1, 1, 1], labels[0, 1, 7, 6] = 3, 4, 5  # two in the first quarter, one in the last
+    side = 2 * sizes.token // 7
+    labels = torch.zeros(1, 2, side, side, dtype=torch.int8)
+    labels[0, 0, 0, 0], labels[0, 1, 0, 0], labels[0, 1, -1, -1] = 3, 4, 5  # two in the first quarter, one in the last
     want = heads.cells(labels)
     sure = torch.full((16, 9), -20.0)
     sure[0, 3], sure[0, 4], sure[15, 5] = 20.0, 20.0, 20.0

@@ -21,7 +21,7 @@ from .report import Report
 from .spec import Plan
 
 #: What ``ask`` does when it is given images or videos and no plan.
-DEFAULT_PLAN = "foveal(keep=0.1)"
+DEFAULT_PLAN = "foveal"
 
 _ADVICE = "use fewer frames, smaller images, fewer new tokens, or a plan that keeps less"
 

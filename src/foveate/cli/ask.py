@@ -23,7 +23,7 @@ def ask(
     ] = None,
     plan: Annotated[
         str | None,
-        typer.Option(help="Plan as text or a .yaml file; 'none' runs the full model. Default: divprune(keep=0.1)."),
+        typer.Option(help="Plan as text or a .yaml file; 'none' runs the full model. Default: foveal (keeps a tenth)."),
     ] = None,
     frames: Annotated[int, typer.Option(help="Frames sampled from each video.")] = 16,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 64,

@@ -63,7 +63,7 @@ KINDS = ("image", "video")
 SIZES = {
     "image": Sizes(Stack(192, 5, 3, 768), Stack(256, 5, 4, 512, 2), side=168),
     "video": Sizes(
-        Stack(192, 4, 3, 512), Stack(256, 6, 4, 416, 2), side=112, merge=2, temporal=2, frames=(16, 8, 12, 16)
+        Stack(128, 4, 4, 384), Stack(256, 6, 4, 544, 2), side=112, patch=7, merge=2, temporal=2, frames=(8, 16, 8, 12)
     ),
 }
 
@@ -193,7 +193,13 @@ def rule(sizes: Sizes) -> PatchRule:
     """How frames of the video model are cut into patches."""
     cell = sizes.token**2
     return PatchRule(
-        patch=sizes.patch, temporal=sizes.temporal, merge=sizes.merge, low=4 * cell, high=144 * cell, mean=MEAN, std=STD
+        patch=sizes.patch,
+        temporal=sizes.temporal,
+        merge=sizes.merge,
+        low=16 * cell,
+        high=576 * cell,
+        mean=MEAN,
+        std=STD,
     )
 
 
