@@ -12,7 +12,7 @@ export TRANSFORMERS_OFFLINE ?= 1
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format docs pages conformance bench bench-methods bench-image bench-video gallery goals clean
+.PHONY: help setup demo test lint format docs pages conformance bench bench-methods bench-foveal bench-image bench-video gallery goals clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##/\1 #/p' $(MAKEFILE_LIST) | awk -F' # *' '{printf "make %-15s%s\n", $$1, $$2}'
@@ -73,6 +73,9 @@ bench-methods: $(READY)  ## time every method's decision alone, as a share of th
 gallery: $(READY)  ## draw what every method keeps of two pictures and of a clip; writes results/gallery_*.png
 	$(BIN)/python scripts/gallery.py
 	$(BIN)/python scripts/gallery_video.py
+
+bench-foveal: $(READY)  ## what each idea of foveal brings; writes results/foveal.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m foveate.bench foveal
 
 bench-image: $(READY)  ## accuracy of every image method on the lab's model, asked alike; writes results/, goes on if stopped
 	OMP_NUM_THREADS=1 $(BIN)/python -m foveate.bench image

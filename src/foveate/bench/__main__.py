@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from . import image, methods, prefill, results, video
+from . import ablation, image, methods, prefill, results, video
 
 
 def main() -> None:
@@ -27,6 +27,7 @@ def main() -> None:
     alone.add_argument("--small", action="store_true", help="prefill of a tiny model: a dry run")
     image.add(what)
     video.add(what)
+    ablation.add(what)
     listing = what.add_parser("goals", help="every goal of the results, those that fall short first")
     listing.add_argument("--results", type=Path, default=Path("results"))
     args = parser.parse_args()
@@ -35,8 +36,8 @@ def main() -> None:
         print("\n".join(results.lines(found)))
         print(f"{sum(g['holds'] for g in found)} of {len(found)} goals hold")
         return
-    if args.what in ("image", "video"):
-        (image if args.what == "image" else video).main(args)
+    if args.what in ("image", "video", "foveal"):
+        {"image": image, "video": video, "foveal": ablation}[args.what].main(args)
         return
     if args.what == "methods":
         methods.study(args.out, args.sizes, args.repeats, args.only, args.small)

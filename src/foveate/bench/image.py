@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from . import exam, held_to, study
+from . import exam, held_to, own, study
 from .topic import Topic
 
 TOPIC = Topic("image", exam.FAMILIES, exam.items_of, exam.name)
-goals = partial(held_to.goals, families=exam.FAMILIES, hard=("read", "reading"), best_at=(0.25, "a quarter"))
+
+
+def goals(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What the study is held to, and foveate's own method in it."""
+    return [
+        *held_to.goals(rows, exam.FAMILIES, hard=("read", "reading"), best_at=(0.25, "a quarter")),
+        *own.goals(rows, "dialogue"),
+    ]
 
 
 def add(commands: Any) -> None:

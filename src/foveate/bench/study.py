@@ -175,12 +175,12 @@ def rows_of(desk: Desk, plans: Sequence[tuple[str, str, float | None]]) -> list[
     """One row for each (method, plan, share wanted) on one topic, the full model first; see :func:`_cell`."""
     tasks, items = [t for t, _ in desk.items], [i for _, i in desk.items]
     groups = groups_of(tasks, desk.topic.families)
-    right = {p: _scores(desk.sheet(p)["said"], items) for _, p, _ in plans}
+    right = {p: scores(desk.sheet(p)["said"], items) for _, p, _ in plans}
     full = desk.sheet(FULL)["said"]
     chance = {keep: right[p] for n, p, keep in plans if n == "random"}
     out = []
     for name, plan, keep in plans:
-        loyal = _scores(desk.sheet(plan)["said"], items, full)
+        loyal = scores(desk.sheet(plan)["said"], items, full)
         kept, cost = desk.sheet(plan)["kept"], desk.cost(plan)
         row = {"method": name, "stage": "" if name == FULL else spec.get(name).stage, "plan": plan, "keep": keep}
         row |= desk.topic.about
@@ -203,7 +203,8 @@ def groups_of(tasks: Sequence[str], families: Mapping[str, Sequence[str]]) -> di
     return out | {"overall": list(range(len(tasks)))}
 
 
-def _scores(said: Sequence[str], items: Iterable[Any], wanted: Sequence[str] | None = None) -> list[float]:
+def scores(said: Sequence[str], items: Iterable[Any], wanted: Sequence[str] | None = None) -> list[float]:
+    """How right each answer is, 0 to 1; against ``wanted`` instead of the right answers where given."""
     from ..lab.tasks import score
 
     right = [i.answer for i in items] if wanted is None else wanted

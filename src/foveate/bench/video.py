@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from . import clips, held_to, study
+from . import clips, held_to, own, study
 
 FRAMES = (8, 32, 128)
 
@@ -54,4 +54,5 @@ def goals(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         mine = [r for r in rows if r["frames"] == n]
         hard = ("needle", "the sign shown for a moment")
         out += held_to.goals(mine, clips.FAMILIES, hard, (0.1, "a tenth"), f" ({n} frames)")
+        out += own.goals(mine, "dialogue_video", f" ({n} frames)")
     return out
