@@ -4,8 +4,10 @@ Zhang et al., "H2O: Heavy-Hitter Oracle for Efficient Generative Inference of La
 https://arxiv.org/abs/2306.14048
 
 A few tokens collect most of the attention, and those that did so far go on doing it: the accumulated attention of an
-entry is its score, and a part of the budget is reserved for recent tokens, which had no time to collect. Called again
-with statistics carried on, the same rule is the paper's greedy step. Query heads that share a KV head vote together.
+entry is its score, and a part of the budget is reserved for recent tokens, which had no time to collect. With
+``every=1`` sums are carried on and the same rule is the paper's greedy step at every token. Query heads that share a KV
+head vote together.
+
 ``average`` divides the sum by the number of queries that could see the entry, which takes the bias to early tokens
 away; toolkits run it with ``recent=0.0``.
 """
@@ -36,6 +38,12 @@ class H2O:
     keep: float | int = option(0.5, Keep(), "share (float) or number (int) of entries each KV head keeps")
     recent: float = option(0.5, Range(0, 1), "part of the budget reserved for the latest entries")
     average: bool = option(False, OneOf((False, True)), "divide by how many queries could see the entry")
+    every: int | None = option(None, Range(1, kind=int), "ask again after so many generated tokens; None: once")
+
+    @property
+    def decoding(self) -> bool:
+        """Whether the budget holds while tokens are generated, too."""
+        return self.every is not None
 
     def score(self, entries: Entries) -> Tensor:
         """entries.received (B, H, n) -> (B, g, n), higher is kept; without the recent entries' right to stay."""

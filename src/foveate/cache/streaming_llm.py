@@ -4,7 +4,8 @@ Xiao et al., "Efficient Streaming Language Models with Attention Sinks", ICLR 20
 https://arxiv.org/abs/2309.17453
 
 Models park attention they do not need on the first tokens; dropping those breaks generation, keeping them and a recent
-window does not. Nothing is computed from the data. Keys keep the RoPE phase of their original position.
+window does not. Nothing is computed from the data. Keys keep the RoPE phase of their original position. With ``every``
+the window moves on while tokens are generated.
 """
 
 from __future__ import annotations
@@ -30,6 +31,12 @@ class StreamingLLM:
 
     keep: float | int = option(0.3, Keep(), "share (float) or number (int) of entries each KV head keeps")
     sinks: int = option(4, Range(0, kind=int), "how many first entries are always kept")
+    every: int | None = option(None, Range(1, kind=int), "ask again after so many generated tokens; None: once")
+
+    @property
+    def decoding(self) -> bool:
+        """Whether the budget holds while tokens are generated, too."""
+        return self.every is not None
 
     def score(self, entries: Entries) -> Tensor:
         """(B, g, n), higher is kept: sinks first, then the latest."""
