@@ -164,20 +164,29 @@ def _paste(out: Image.Image, pictures: Sequence[Image.Image], x: int, y: int) ->
         out.paste(picture, (x + i * (SIDE + GAP), y))
 
 
+def _model(name: str | None) -> foveate.Loaded:
+    try:
+        return foveate.load(name or "lab/video")
+    except foveate.errors.InputError:
+        if name is not None:
+            raise
+        return foveate.load("tiny")
+
+
 def main() -> None:
     """Command line of the gallery of videos."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--model", default="lab/video", help="a trained model whose video tokens form a grid")
+    parser.add_argument("--model", help="whose video tokens form a grid; lab/video where it is trained, else tiny")
     parser.add_argument("--keep", type=float, default=0.1, help="share of the tokens that methods are asked for")
     parser.add_argument("--out", type=Path, default=ROOT / "results", help="folder of the picture")
     args = parser.parse_args()
-    loaded, item = foveate.load(args.model), clip(168)
+    loaded, item = _model(args.model), clip(168)
     found, missing = strips(loaded, item, args.keep)
     prompt = loaded.prompt(item.messages)
     about = (
         f"{loaded.name}: {len(prompt.visuals[0].where)} visual tokens, of which each method was asked for about "
         f"{args.keep:.0%} where it has an option for that; the line above a strip says how many there are at the end, "
-        "and the options."
+        f"and the options. {loaded.note}"
     )
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / "gallery_video.png"
