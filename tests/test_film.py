@@ -16,7 +16,8 @@ def film(cells: list[tuple[int, int, int]], x: Tensor | None = None) -> Film:
 
 def test_tokens_find_their_place_and_the_frame_before() -> None:
     f = film([(3, 0, 0), (3, 0, 1), (4, 0, 1), (6, 0, 0), (6, 0, 1)])
-    assert f.frames == 4 and f.places == 2
+    assert f.frames == 4
+    assert f.places == 2
     assert f.table.tolist() == [[[0, 1], [-1, 2], [-1, -1], [3, 4]]]
     assert f.sizes.tolist() == [[2, 1, 0, 2]]
     assert f.before().tolist() == [[-1, -1, 1, -1, -1]]
@@ -24,7 +25,8 @@ def test_tokens_find_their_place_and_the_frame_before() -> None:
 
 def test_line_ends_are_places_of_their_own() -> None:
     f = film([(0, 0, 0), (0, 0, -1), (0, 1, 0), (0, 1, -1)])
-    assert f.places == 4 and f.table.sort(-1).values.tolist() == [[[0, 1, 2, 3]]]
+    assert f.places == 4
+    assert f.table.sort(-1).values.tolist() == [[[0, 1, 2, 3]]]
 
 
 def test_values_go_to_the_table_and_back() -> None:
@@ -42,4 +44,5 @@ def test_segments_count_cuts() -> None:
 
 def test_nothing_is_a_film_too() -> None:
     f = Film(Tokens(torch.zeros(2, 0, 3), grid=torch.zeros(2, 0, 3, dtype=torch.long)))
-    assert f.frames == 0 and f.sizes.shape == (2, 0)
+    assert f.frames == 0
+    assert f.sizes.shape == (2, 0)

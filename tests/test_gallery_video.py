@@ -34,7 +34,7 @@ def test_every_video_method_has_a_strip(loaded: Loaded) -> None:
     assert {s.name for s in found} | set(missing) == wanted
     assert not missing
     for s in found:
-        assert s.kept.shape == s.part.shape == (4, 4, 4), s.name
+        assert s.kept.shape == s.part.shape == (4, 8, 8), s.name
         at = s.part[s.part >= 0]
         assert bool(s.kept.flatten()[at].all()), f"{s.name}: a token merged into one that is gone"
     drawn = gallery.sheet(loaded.prompt(item.messages), item, found, missing, "about")

@@ -161,7 +161,7 @@ def ask(
     chosen = Report()
     with memory.explained("the prompt", _ADVICE):
         if media_methods := steps.at("media"):
-            from .sites.media import choose
+            from .choose import choose
 
             messages = choose(loaded, messages, media_methods, frames, chosen, progress)
         prompt = loaded.prompt(messages, frames, progress)

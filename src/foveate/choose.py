@@ -14,15 +14,15 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from ..errors import SignalError
-from ..load import Loaded
-from ..prompt import Messages, Progress
-from ..prompt import read as opened
-from ..prompt.chat import Item
-from ..reduction import Reduction
-from ..report import Report
-from ..tokens import Tokens
-from .model import anatomy
+from .errors import SignalError
+from .load import Loaded
+from .prompt import Messages, Progress
+from .prompt import read as opened
+from .prompt.chat import Item
+from .reduction import Reduction
+from .report import Report
+from .sites.model import anatomy
+from .tokens import Tokens
 
 #: Signals that this stage gives.
 GIVEN = ("features", "text", "times", "pixels")

@@ -10,10 +10,10 @@ from PIL import Image
 
 import foveate
 from foveate.ask import ask
+from foveate.choose import embedded
 from foveate.errors import PlanError, SignalError
 from foveate.method import method
 from foveate.reduction import Reduction
-from foveate.sites.media import embedded
 from foveate.tokens import Tokens
 
 GOT: list[Tokens] = []
