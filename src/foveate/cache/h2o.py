@@ -40,11 +40,6 @@ class H2O:
     average: bool = option(False, OneOf((False, True)), "divide by how many queries could see the entry")
     every: int | None = option(None, Range(1, kind=int), "ask again after so many generated tokens; None: once")
 
-    @property
-    def decoding(self) -> bool:
-        """Whether the budget holds while tokens are generated, too."""
-        return self.every is not None
-
     def score(self, entries: Entries) -> Tensor:
         """entries.received (B, H, n) -> (B, g, n), higher is kept; without the recent entries' right to stay."""
         received = given(entries, "received").float()

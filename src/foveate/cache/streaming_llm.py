@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..method import Keep, Range, method, option
 from ..parts.evict import evict
+from ..parts.evict_heads import place
 from ..reduction import Reduction
 from ..tokens import Entries
 
@@ -33,19 +34,11 @@ class StreamingLLM:
     sinks: int = option(4, Range(0, kind=int), "how many first entries are always kept")
     every: int | None = option(None, Range(1, kind=int), "ask again after so many generated tokens; None: once")
 
-    @property
-    def decoding(self) -> bool:
-        """Whether the budget holds while tokens are generated, too."""
-        return self.every is not None
-
     def score(self, entries: Entries) -> Tensor:
         """(B, g, n), higher is kept: sinks first, then the latest."""
         b, g, n = entries.keys.shape[:3]
-        order = torch.arange(n, device=entries.keys.device)
-        place = (
-            order.expand(b, n) if entries.valid is None else entries.valid.cumsum(-1) - 1
-        )  # from the first real token
-        return torch.where(place < self.sinks, n - place / n, place)[:, None].expand(b, g, n).float()
+        at = place(entries)
+        return torch.where(at < self.sinks, n - at / n, at)[:, None].expand(b, g, n).float()
 
     def reduce(self, entries: Entries) -> Reduction:
         """Rows are batch x KV head: (B * g, n) -> selection of m."""

@@ -37,11 +37,6 @@ class TOVA:
 
     window: ClassVar[int] = 1
 
-    @property
-    def decoding(self) -> bool:
-        """Whether the budget holds while tokens are generated, too."""
-        return self.every is not None
-
     def score(self, entries: Entries) -> Tensor:
         """entries.queries (B, H, w, d), entries.keys (B, g, n, d) -> (B, g, n), higher is kept."""
         return complete(votes(entries, "last_query"), entries.n)

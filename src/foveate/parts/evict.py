@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..reduction import Reduction
 from ..tokens import Entries
-from .budget import floor_budget
+from .pooled_budget import number_kept
 from .select import top
 
 
@@ -18,10 +18,14 @@ def evict(score: Tensor, keep: float | int, entries: Entries) -> Reduction:
     equally long in every head of a row.
     """
     b, g, n = score.shape
+    return Reduction.take(top(real_first(score, entries).reshape(b * g, n), number_kept(keep, n)), n)
+
+
+def real_first(score: Tensor, entries: Entries) -> Tensor:
+    """score (B, g, n) in float32, -inf where there is padding or nothing held."""
     score = score.float()
     if entries.valid is not None:
         score = score.masked_fill(~entries.valid[:, None], -torch.inf)
     if entries.held is not None:
         score = score.masked_fill(~entries.held, -torch.inf)
-    m = min(keep, n) if isinstance(keep, int) else floor_budget(keep, n)
-    return Reduction.take(top(score.reshape(b * g, n), m), n)
+    return score

@@ -8,6 +8,7 @@ from torch import Tensor
 from ..errors import SignalError
 from ..reduction import Reduction
 from ..tokens import Entries
+from .evict import real_first
 from .score import attention_rows, causal_tail
 
 
@@ -17,12 +18,7 @@ def evict_each(score: Tensor, counts: Tensor, entries: Entries) -> Reduction:
     Padding leaves first; equal scores are taken from the left.
     """
     b, g, n = score.shape
-    score = score.float()
-    if entries.valid is not None:
-        score = score.masked_fill(~entries.valid[:, None], -torch.inf)
-    if entries.held is not None:
-        score = score.masked_fill(~entries.held, -torch.inf)
-    order = score.reshape(b * g, n).argsort(stable=True, dim=-1, descending=True)
+    order = real_first(score, entries).reshape(b * g, n).argsort(stable=True, dim=-1, descending=True)
     rank = torch.empty_like(order).scatter(1, order, torch.arange(n, device=order.device).expand_as(order))
     return Reduction.from_mask(rank < counts.reshape(b * g, 1))
 

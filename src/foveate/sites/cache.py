@@ -1,7 +1,8 @@
 """Stage cache: right after a layer's prefill attention, what the method does not keep is freed.
 
-Methods with ``decoding = True`` are asked again while tokens are generated, after every ``every`` of them (1 if they do
-not say), so that their budget holds throughout; a share is then meant of all tokens seen so far.
+Methods with ``decoding = True``, or with a number ``every``, are asked again while tokens are generated, after every
+``every`` of them (1 if they do not say), so that their budget holds throughout; a share is then meant of all tokens
+seen so far.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class CacheSite:
 
     def __init__(self, anatomy: Anatomy, methods: list[Any], report: Report, funnel: Funnel) -> None:
         self.anatomy, self.methods, self.report, self.funnel = anatomy, methods, report, funnel
-        self.lasting = [m for m in methods if getattr(m, "decoding", False)]
+        self.lasting = [m for m in methods if getattr(m, "decoding", getattr(m, "every", None) is not None)]
         self.tallied = any("received" in m.card.needs for m in self.lasting)
         self.warned = False
         self.sources = Sources(anatomy)
