@@ -86,3 +86,21 @@ def check_same(z: Tiny, plan: str) -> Report:
 def make(name: str, attn: str = "sdpa", **more: Any) -> Tiny:
     """A tiny model with its inputs."""
     return tiny(name, attn=attn, **more)
+
+
+def two_turns(run: Any, one: Any, two: Any, words: torch.Tensor, mask: torch.Tensor, n: int) -> torch.Tensor:
+    """What the mask-out reference says in a second turn of three words, (B, 3, V).
+
+    run: it, after the first prompt of n tokens. one, two: what generate gave in both turns. words (1, w): the second
+    question. mask: of all that goes before the second answer.
+    """
+    said = one.sequences[:, n:]
+    for i in range(said.shape[1] - 1):
+        run.feed(input_ids=said[:, i : i + 1], attention_mask=mask[:, : n + i + 1])
+    chunk = torch.cat([said[:, -1:], words.expand(len(said), -1)], 1)
+    logits = [run.feed(input_ids=chunk, attention_mask=mask)[:, -1]]
+    more = two.sequences[:, mask.shape[1] :]
+    for i in range(2):
+        mask = torch.cat([mask, mask[:, -1:]], 1)
+        logits.append(run.feed(input_ids=more[:, i : i + 1], attention_mask=mask)[:, -1])
+    return torch.stack(logits, 1)

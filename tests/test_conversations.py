@@ -14,7 +14,7 @@ import foveate
 from foveate.testing import FAMILIES
 from foveate.testing.maskout import MaskOut, visible
 from foveate.testing.tiny_prompt import Tiny
-from site_kit import ALL, KINDS, generate, logits_of, make, new_tokens
+from site_kit import ALL, KINDS, generate, logits_of, make, new_tokens, two_turns
 
 VLM, LM = FAMILIES["vlm"], FAMILIES["lm"]
 SNAP = "snapkv(keep=0.5, window=4)"
@@ -54,16 +54,7 @@ def test_a_second_turn_feeds_the_new_tokens_alone(name: str, ragged: bool, attn:
     run = MaskOut(z.model)
     mask = next_turn(z, one, words)["attention_mask"]
     run.feed(visible(z.model, report, one.past_key_values, z.inputs["input_ids"].shape), **z.inputs)
-    said = one.sequences[:, n:]
-    for i in range(said.shape[1] - 1):
-        run.feed(input_ids=said[:, i : i + 1], attention_mask=mask[:, : n + i + 1])
-    chunk = torch.cat([said[:, -1:], words.expand(len(said), -1)], 1)
-    logits = [run.feed(input_ids=chunk, attention_mask=mask)[:, -1]]
-    more = two.sequences[:, mask.shape[1] :]
-    for i in range(2):
-        mask = torch.cat([mask, mask[:, -1:]], 1)
-        logits.append(run.feed(input_ids=more[:, i : i + 1], attention_mask=mask)[:, -1])
-    torch.testing.assert_close(logits_of(two), torch.stack(logits, 1), atol=2e-5, rtol=0)
+    torch.testing.assert_close(logits_of(two), two_turns(run, one, two, words, mask, n), atol=2e-5, rtol=0)
 
 
 @quiet

@@ -17,7 +17,7 @@ from foveate.stores.ragged import RaggedLayer
 from foveate.testing import FAMILIES
 from foveate.testing.maskout import MaskOut, visible
 from foveate.tokens import Entries
-from site_kit import KINDS, cases, check_maskout, check_same, generate, logits_of, make, new_tokens
+from site_kit import KINDS, cases, check_maskout, check_same, generate, logits_of, make, new_tokens, two_turns
 from test_conversations import next_turn
 
 VLM, LM = FAMILIES["vlm"], FAMILIES["lm"]
@@ -240,16 +240,7 @@ def test_a_second_turn(name: str, ragged: bool) -> None:
     n = z.inputs["input_ids"].shape[1]
     run, mask = MaskOut(z.model), next_turn(z, one, words)["attention_mask"]
     run.feed(visible(z.model, report, two.past_key_values, z.inputs["input_ids"].shape), **z.inputs)
-    said = one.sequences[:, n:]
-    for i in range(said.shape[1] - 1):
-        run.feed(input_ids=said[:, i : i + 1], attention_mask=mask[:, : n + i + 1])
-    chunk = torch.cat([said[:, -1:], words.expand(len(said), -1)], 1)
-    logits = [run.feed(input_ids=chunk, attention_mask=mask)[:, -1]]
-    more = two.sequences[:, mask.shape[1] :]
-    for i in range(2):
-        mask = torch.cat([mask, mask[:, -1:]], 1)
-        logits.append(run.feed(input_ids=more[:, i : i + 1], attention_mask=mask)[:, -1])
-    torch.testing.assert_close(logits_of(two), torch.stack(logits, 1), atol=2e-5, rtol=0)
+    torch.testing.assert_close(logits_of(two), two_turns(run, one, two, words, mask, n), atol=2e-5, rtol=0)
 
 
 @quiet

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from ..method import Keep, OneOf, Range, method, option
 from ..parts.budget import budget
-from ..parts.film import Film
+from ..parts.film import Film, likeness
 from ..parts.quota import share_out
 from ..parts.ranks import ranks
-from ..parts.twins import likeness, scattered, twins
+from ..parts.twins import scattered, twins
 from ..reduction import Reduction
 from ..tokens import Tokens
 

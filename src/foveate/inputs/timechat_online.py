@@ -19,9 +19,9 @@ from torch import Tensor
 
 from ..method import Keep, OneOf, Range, method, option
 from ..parts.budget import budget
-from ..parts.film import Film
+from ..parts.film import Film, likeness
 from ..parts.quota import share_out
-from ..parts.twins import difference, likeness, scattered
+from ..parts.twins import difference, scattered
 from ..reduction import Reduction
 from ..tokens import Tokens
 

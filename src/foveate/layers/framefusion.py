@@ -25,10 +25,10 @@ from ..errors import OptionError
 from ..method import Keep, Many, Range, method, option
 from ..parts.budget import budget
 from ..parts.chunks import page_rank
-from ..parts.film import Film
+from ..parts.film import Film, likeness
 from ..parts.merge import uneven
 from ..parts.select import top
-from ..parts.twins import latest, likeness
+from ..parts.twins import latest
 from ..reduction import Reduction
 from ..tokens import Tokens
 

@@ -84,10 +84,7 @@ class Film:
 
         ``empty`` where there is none, as in the first frame.
         """
-        earlier = self.before()
-        unit = normalize(x.float(), dim=-1)
-        other = unit.gather(1, earlier.clamp(min=0)[..., None].expand_as(unit))
-        return (unit * other).sum(-1).masked_fill(earlier < 0, empty)
+        return likeness(x, self.before(), empty)
 
     def contrast(self, unit: Tensor) -> Tensor:
         """How unlike the mean of its neighbours in the frame each token is: unit (B, n, D) of length 1 -> (B, n).
@@ -109,6 +106,13 @@ class Film:
         board = at.new_full((len(at), self.frames * area), -1)
         board = board.scatter(1, at, torch.arange(self.n, device=at.device).expand_as(at))
         return [board.gather(1, at + step) for step in (-wide, wide, -1, 1)]
+
+
+def likeness(x: Tensor, twin: Tensor, empty: float = -torch.inf) -> Tensor:
+    """Cosine of each token with its twin. x (B, n, D), twin (B, n) -> (B, n) float32, ``empty`` where there is none."""
+    unit = normalize(x.float(), dim=-1)
+    other = unit.gather(1, twin.clamp(min=0)[..., None].expand_as(unit))
+    return (unit * other).sum(-1).masked_fill(twin < 0, empty)
 
 
 def segments(cuts: Tensor) -> Tensor:

@@ -1,10 +1,9 @@
-"""The token that stood in the same place of an earlier frame, and how alike the two are."""
+"""The token that stood in the same place of an earlier frame, and how different the two look."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from .film import Film
 
@@ -23,13 +22,6 @@ def latest(film: Film) -> Tensor:
     shifted = torch.full_like(film.table, -1)
     shifted[:, 1:] = film.table.cummax(1).values[:, :-1]
     return film.picked(shifted)
-
-
-def likeness(x: Tensor, twin: Tensor) -> Tensor:
-    """Cosine of each token with its twin. x (B, n, D), twin (B, n) -> (B, n) float32, -inf where there is none."""
-    unit = normalize(x.float(), dim=-1)
-    other = unit.gather(1, twin.clamp(min=0)[..., None].expand_as(unit))
-    return (unit * other).sum(-1).masked_fill(twin < 0, -torch.inf)
 
 
 def difference(now: Tensor, before: Tensor, twin: Tensor) -> Tensor:
