@@ -37,3 +37,22 @@ def fold(out: Reduction, slot: Tensor, gives: Tensor, share: Tensor, own: Tensor
     at = assign.clamp(min=0)
     weight = torch.where(gives, share, 1 + lent.gather(1, at)) / (1 + count.gather(1, at))
     return Reduction(out.keep, assign, weight * (assign >= 0), None, not bool(gives.any()))
+
+
+def absorb_weighted(out: Reduction, slot: Tensor, gives: Tensor, mass: Tensor) -> Reduction:
+    """A selection whose slots become the mean, weighted by ``mass``, of the kept token and of what is given to it.
+
+    slot (B, n): where each token goes; gives (B, n) bool: which do; mass (B, n) >= 0. Where all of a slot is without
+    mass its tokens count alike.
+    """
+    gives = gives & (out.assign < 0)
+    if not bool(gives.any()):
+        return out
+    assign = torch.where(gives, slot, out.assign)
+    at = assign.clamp(min=0)
+    inside = (assign >= 0).float()
+    total = mass.new_zeros(out.b, out.m).scatter_add(1, at, mass.float() * inside)
+    count = mass.new_zeros(out.b, out.m).scatter_add(1, at, inside)
+    empty = total.gather(1, at) <= torch.finfo(torch.float32).tiny
+    weight = torch.where(empty, 1 / count.gather(1, at).clamp(min=1), mass / total.gather(1, at).clamp(min=1e-38))
+    return Reduction(out.keep, assign, weight * inside)
