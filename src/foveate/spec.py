@@ -8,9 +8,10 @@ import functools
 import importlib
 import pkgutil
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from .errors import OptionError, PlanError, UnknownMethodError
@@ -49,16 +50,24 @@ def names() -> list[str]:
 def get(name: str) -> type[Any]:
     """The method class of that name. Raises UnknownMethodError with the nearest name."""
     if name in _own():
-        module = importlib.import_module(_own()[name])
-        for value in vars(module).values():
-            if isinstance(value, type) and value.__module__ == module.__name__ and hasattr(value, "card"):
-                return value
-        raise PlanError(f"{module.__file__} holds no class decorated with @method")
+        return method_in(importlib.import_module(_own()[name]))
     if name in (others := _others()):
         return _third_party(name, others[name])
-    near = difflib.get_close_matches(name, names(), 1)
-    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names())}"
-    raise UnknownMethodError(f"no method is called {name!r}; {hint}")
+    raise UnknownMethodError(f"no method is called {name!r}; {nearest(name, names())}")
+
+
+def method_in(module: ModuleType) -> type[Any]:
+    """The class decorated with ``@method`` in a method's file. Raises PlanError if there is none."""
+    for value in vars(module).values():
+        if isinstance(value, type) and value.__module__ == module.__name__ and hasattr(value, "card"):
+            return value
+    raise PlanError(f"{module.__file__} holds no class decorated with @method")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the nearest one, or all there are."""
+    near = difflib.get_close_matches(name, known := list(known), 1)
+    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
 
 
 def _third_party(name: str, entry: Any) -> type[Any]:
@@ -86,7 +95,11 @@ def methods() -> dict[str, type[Any]]:
 
 def make(name: str, given: Mapping[str, Any]) -> Any:
     """A method from its name and options. Raises OptionError for an option it does not have."""
-    cls = get(name)
+    return build(name, get(name), given)
+
+
+def build(name: str, cls: type[Any], given: Mapping[str, Any]) -> Any:
+    """An instance of a method's class from its options. Raises OptionError for an option it does not have."""
     known = options(cls)
     for key in given:
         if key not in known:
@@ -97,23 +110,26 @@ def make(name: str, given: Mapping[str, Any]) -> Any:
     return cls(**given)
 
 
-def parse(plan: str) -> list[Any]:
-    """``"a(k=1) + b"`` -> [A(k=1), B()], as written. Only names and literals are read; nothing is evaluated."""
+def parse(plan: str, maker: Callable[[str, dict[str, Any]], Any] = make) -> list[Any]:
+    """``"a(k=1) + b"`` -> [A(k=1), B()], as written. Only names and literals are read; nothing is evaluated.
+
+    maker: makes what a name with its options stands for; :func:`make` makes methods of plans.
+    """
     if not plan.strip():
         return []
     try:
         tree = ast.parse(f"(\n{plan}\n)", mode="eval").body  # in parentheses a plan may run over several lines
     except SyntaxError as error:
         raise PlanError(f"cannot read the plan {plan!r}: {error.msg}; {_FORM}") from error
-    return _walk(tree, plan)
+    return _walk(tree, plan, maker)
 
 
 _FORM = "write it as 'name(option=value) + name(option=value)'"
 
 
-def _walk(e: ast.expr, plan: str) -> list[Any]:
+def _walk(e: ast.expr, plan: str, make: Callable[[str, dict[str, Any]], Any]) -> list[Any]:
     if isinstance(e, ast.BinOp) and isinstance(e.op, ast.Add):
-        return _walk(e.left, plan) + _walk(e.right, plan)
+        return _walk(e.left, plan, make) + _walk(e.right, plan, make)
     if isinstance(e, ast.Name):
         return [make(e.id, {})]
     if isinstance(e, ast.Call) and isinstance(e.func, ast.Name) and not e.args:

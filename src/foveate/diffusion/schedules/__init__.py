@@ -1,0 +1,1 @@
+"""Schedules of masked-diffusion decoding; one file each, found by file name."""
