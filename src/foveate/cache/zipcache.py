@@ -17,17 +17,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..errors import SignalError
 from ..method import Keep, OneOf, Range, method, option
-from ..parts.budget import budget, floor_budget
-from ..parts.score import attention_rows
+from ..parts.budget import budget
+from ..parts.probes import probe_attention, probe_places
 from ..parts.select import top
 from ..reduction import Reduction
-from ..stores.coders import Scaled
+from ..stores.classes import two_classes
 from ..stores.compact import Compact, Halves
-from ..stores.mixed import Mixed
-from ..stores.packed import Grid, Tile, filled, small
-from ..stores.stream import Coder, Stream
+from ..stores.packed import filled
 from ..tokens import Entries
 
 
@@ -51,27 +48,14 @@ class ZipCache:
 
     def places(self, entries: Entries) -> Tensor:
         """(r,) which of the queries ask."""
-        assert entries.queries is not None
-        w = entries.queries.shape[2]
-        r = floor_budget(self.probes, w) if isinstance(self.probes, float) else min(self.probes, w)
-        newest = torch.arange(w - r, w)
-        if w == entries.n:
-            spread = torch.randperm(w - r, generator=torch.Generator().manual_seed(0))[:r]
-            newest = torch.cat([spread.sort().values, newest])
-        return newest.to(entries.queries.device)
+        return probe_places(entries, self.probes)
 
     def saliency(self, entries: Entries, places: Tensor | None = None) -> Tensor:
         """(B, g, n): attention that each entry gets from the queries (B, H, w, d) at places (r,)."""
-        if entries.queries is None:
-            raise SignalError("zipcache needs the queries (B, H, w, d) of the prompt; they are None")
-        places = self.places(entries) if places is None else places
-        n, w = entries.n, entries.queries.shape[2]
-        at, key = places + (n - w), torch.arange(n, device=places.device)
-        seen = key <= at[:, None]  # (r, n)
-        mask = seen if entries.valid is None else seen & entries.valid[:, None, None]
-        rows = attention_rows(entries.queries[:, :, places], entries.keys, entries.scaling, mask).nan_to_num(0.0)
-        total: Tensor = rows.sum(2).unflatten(1, (entries.keys.shape[1], -1)).sum(2)
-        return total / ((n - key) if self.variant == "code" else seen.sum(0).clamp(min=1))
+        n = entries.n
+        total, seen = probe_attention(entries, self.places(entries) if places is None else places)
+        key = torch.arange(n, device=total.device)
+        return total / ((n - key) if self.variant == "code" else seen.clamp(min=1))
 
     def salient(self, saliency: Tensor, valid: Tensor | None = None) -> Tensor:
         """(B, g, n) bool: the best of each head, padding last."""
@@ -87,13 +71,6 @@ class ZipCache:
 
     def halves(self, entries: Entries, saliency: Tensor) -> Halves:
         """The same, given the saliency (B, g, n)."""
+        salient = self.salient(saliency, entries.valid)
         keys, values = filled(entries.keys, entries.valid), filled(entries.values, entries.valid)
-        salient, scales = self.salient(saliency, entries.valid), small(keys)
-        factor = values.float().abs().amax(2, keepdim=True).sqrt()
-        factor = torch.where(factor > 0, factor, 1).to(scales)
-        sides = []
-        for x, tile, divided in ((keys, Tile(0, 1), False), (values, Tile(1, 0), True)):
-            pair: list[Coder] = [Grid(bits, tile, scales=scales) for bits in (self.bits, self.low_bits)]
-            high, low = [Scaled(coder, factor) for coder in pair] if divided else pair
-            sides.append(Stream(x, high, step=self.recent, first=Mixed.stretch(x, salient, high, low)))
-        return Halves(*sides)
+        return two_classes(keys, values, salient, self.bits, self.low_bits, self.recent)

@@ -16,15 +16,18 @@ class Mixed(Coder):
     """``high`` codes ``k`` entries of each head, ``low`` the others; one bit an entry tells which is which.
 
     The k entries of a head are put side by side with those of the other heads, in order: r-th with r-th. Where a coder
-    works in blocks, the last entry is repeated to fill the last one.
+    works in blocks, the last entry is repeated to fill the last one. So it is in rows or heads that have fewer than
+    the most entries of a kind.
 
     Attributes:
+        k: the most entries that a head has in ``high``, and ``rest`` the most that one has in ``low``.
         tensors: how many tensors the code of ``high`` has.
     """
 
     high: Coder
     low: Coder
     k: int
+    rest: int
     tensors: int = 0
 
     @property
@@ -37,22 +40,28 @@ class Mixed(Coder):
 
     @classmethod
     def stretch(cls, x: Tensor, important: Tensor, high: Coder, low: Coder) -> Stretch:
-        """x (B, g, t, d) and important (B, g, t) bool, as many True in each head -> the stretch of all t."""
-        k = int(important[0, 0].sum())
-        order = _order(important)[..., None].expand_as(x)
-        rows = x.gather(2, order)
-        first = _code(high, rows[:, :, :k])
-        code = (pack_mask(important), *first, *_code(low, rows[:, :, k:]))
-        return Stretch(cls(high, low, k, len(first)), code, x.shape[2])
+        """x (B, g, t, d) and important (B, g, t) bool -> the stretch of all t."""
+        t, count = x.shape[2], important.sum(-1, keepdim=True)
+        k, rest = int(count.max()), t - int(count.min())
+        order = _order(important)
+        at = torch.arange(t, device=x.device)
+        first = order.gather(2, at[:k].expand(*count.shape[:2], k).minimum((count - 1).clamp(min=0)))
+        last = order.gather(2, (at[:rest] + count).clamp(max=t - 1))
+        code = _code(high, _take(x, first))
+        return Stretch(
+            cls(high, low, k, rest, len(code)), (pack_mask(important), *code, *_code(low, _take(x, last))), t
+        )
 
     def decode(self, code: Code, shape: torch.Size) -> Tensor:
         """The numbers again, float32 (B, g, t, d)."""
-        order = _order(unpack_mask(code[0], shape[2]))[..., None].expand(shape)
         b, g, t, d = shape
+        important = unpack_mask(code[0], t)
+        count = important.sum(-1, keepdim=True)
         high = _read(self.high, code[1 : 1 + self.tensors], torch.Size((b, g, self.k, d)), code[0])
-        low = _read(self.low, code[1 + self.tensors :], torch.Size((b, g, t - self.k, d)), code[0])
-        rows = torch.cat([high, low], 2)
-        return torch.empty_like(rows).scatter(2, order, rows)
+        low = _read(self.low, code[1 + self.tensors :], torch.Size((b, g, self.rest, d)), code[0])
+        rank = torch.arange(t, device=count.device).expand(b, g, t)
+        rows = _take(torch.cat([high, low], 2), torch.where(rank < count, rank, self.k + rank - count))
+        return torch.empty_like(rows).scatter(2, _order(important)[..., None].expand(shape), rows)
 
     def select(self, rows: Tensor) -> Coder:
         """For these rows of the batch."""
@@ -62,6 +71,11 @@ class Mixed(Coder):
 def _order(important: Tensor) -> Tensor:
     """(B, g, t) bool -> (B, g, t) positions of the important ones in order, then of the others in order."""
     return (~important).to(torch.uint8).argsort(dim=-1, stable=True)
+
+
+def _take(x: Tensor, at: Tensor) -> Tensor:
+    """x (B, g, t, d) at places at (B, g, m)."""
+    return x.gather(2, at[..., None].expand(-1, -1, -1, x.shape[3]))
 
 
 def _code(coder: Coder, x: Tensor) -> Code:
