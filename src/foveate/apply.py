@@ -11,7 +11,7 @@ from torch import nn
 
 from .errors import PlanError, SignalError, UnsupportedModelError
 from .report import Report
-from .sites import chunks, decode, encoder
+from .sites import chunked, chunks, decode, encoder
 from .sites import entries as cached
 from .sites.cache import CacheSite
 from .sites.encoder import EncoderSite
@@ -30,7 +30,12 @@ from .tokens import SIGNALS
 
 @contextmanager
 def apply(
-    model: Any, plan: str | Path | Any | Iterable[Any], *, guard: bool = False, together: bool = False
+    model: Any,
+    plan: str | Path | Any | Iterable[Any],
+    *,
+    guard: bool = False,
+    together: bool = False,
+    chunk: int | None = None,
 ) -> Iterator[Report]:
     """Inside the block ``model`` runs with ``plan``; outside it is exactly what it was.
 
@@ -41,6 +46,8 @@ def apply(
             so that a plan does what it says.
         together: the images of a prompt show one scene (several views, a sequence): methods of stage inputs see the
             tokens of all of them at once, each image a view of the grid, and share one budget.
+        chunk: prompts of more than so many tokens go through the decoder in pieces of that length, and cache methods
+            evict after each of them; None reads a prompt at once. See :mod:`foveate.sites.pieces`.
 
     Yields:
         The live :class:`foveate.report.Report`.
@@ -54,9 +61,10 @@ def apply(
     if _busy(parts):
         raise PlanError(f"this {parts.name} already runs inside foveate.apply; put both plans into one")
     want = check(parts, steps)
+    chunked.check(parts, steps, chunk)
     report = Report(plan=str(steps))
     with ExitStack() as stack:
-        _place(parts, steps, want, report, guard, stack, together)
+        _place(parts, steps, want, report, guard, stack, together, chunk)
         yield report
 
 
@@ -68,6 +76,7 @@ def _place(
     guard: bool,
     stack: ExitStack,
     together: bool = False,
+    chunk: int | None = None,
 ) -> None:
     undo_capture(parts.model, stack)
     tower: EncoderSite | None = None
@@ -77,12 +86,15 @@ def _place(
             install(parts.encoder, watchers, stack)
         if want and parts.family.pool == "pack":
             follow_packing(parts, lambda: tower.tower.note if tower is not None else None, stack)
-    if parts.decoder is not None and any(steps.at(s) for s in ("encoder", "inputs", "layers", "cache")):
+    acts = chunk is not None or any(steps.at(s) for s in ("encoder", "inputs", "layers", "cache"))
+    if parts.decoder is not None and acts:
         inputs = Inputs(parts, steps.at("inputs"), report, guard, together)
         funnel = Funnel(parts, inputs, tower.tower if tower is not None else None)
         layers = LayerSite(parts, steps.at("layers"), report, funnel)
         funnel.place(stack)
         chunks.refuse(parts.model, stack)
+        if chunk is not None:
+            chunked.Chunks(parts, funnel, chunk).place(stack)
         watching: dict[nn.Module, list[Watch]] = layers.place(stack)
         if steps.at("cache"):
             for module, more in CacheSite(parts, steps.at("cache"), report, funnel).place(stack).items():

@@ -122,6 +122,7 @@ def ask(
     max_new_tokens: int = 64,
     guard: bool = False,
     together: bool = False,
+    chunk: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Answer:
@@ -137,6 +138,7 @@ def ask(
         max_new_tokens: the longest answer, in tokens.
         guard: leave out what the guard expects to cost more than it saves.
         together: the images show one scene; see :func:`foveate.apply`.
+        chunk: longer prompts go through the decoder in pieces of so many tokens; see :func:`foveate.apply`.
         seed: of torch's generators while answering; they are put back afterwards. Decoding is greedy.
         progress: called with a step's name, how much is done and how much there is.
 
@@ -172,6 +174,7 @@ def ask(
         max_new_tokens=max_new_tokens,
         guard=guard,
         together=together,
+        chunk=chunk,
         seed=seed,
         progress=progress,
     )
@@ -196,6 +199,7 @@ def answer(
     max_new_tokens: int = 64,
     guard: bool = False,
     together: bool = False,
+    chunk: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Answer:
@@ -209,7 +213,7 @@ def answer(
     with memory.explained("answering", _ADVICE), torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         steps = Plan(m for m in plan if m.stage != "media")
-        with apply(loaded.model, steps, guard=guard, together=together) as report:
+        with apply(loaded.model, steps, guard=guard, together=together, chunk=chunk) as report:
             report.plan = str(plan)
             watch.begin()
             out = loaded.model.generate(

@@ -169,7 +169,11 @@ class LayerMethod(TokenMethod, Protocol):
 
 
 class CacheMethod(Method, Protocol):
-    """A method of the stage cache: one row of the map for each batch row and KV head, (B * g, n) -> (B * g, m)."""
+    """A method of the stage cache: one row of the map for each batch row and KV head, (B * g, n) -> (B * g, m).
+
+    Where a prompt is read in pieces it is asked after each of them, unless it says otherwise by ``pieces`` or
+    ``between``; see :mod:`foveate.sites.pieces`.
+    """
 
     def reduce(self, entries: Entries) -> Reduction: ...
 

@@ -40,6 +40,11 @@ class DuoAttention:
     gates: tuple[float, ...] | None = option(None, Many(Range(-1e9, 1e9)), "gate of each KV head, layer after layer")
     rule: str = option("round", OneOf(("round", "quantile")), "how the number of full heads follows from their share")
 
+    @property
+    def pieces(self) -> str:
+        """When it is asked while a prompt is read in pieces: which heads are full must not change on the way."""
+        return "end" if self.gates is None else "held"
+
     def reduce(self, entries: Entries) -> Reduction:
         """Rows are batch x KV head: (B * g, n) -> selection, of different length in the two kinds of heads."""
         b, g, n = entries.keys.shape[:3]

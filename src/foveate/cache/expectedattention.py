@@ -59,7 +59,7 @@ class ExpectedAttention:
         logits = (keys @ ahead.mT).mT * entries.scaling  # (B, g, H / g, n)
         if self.covariance:
             apart = queries - mean
-            spread = (turn @ (apart.mT @ apart / n) @ turn.mT).view(b, g, -1, d, d)
+            spread = (turn @ (apart.mT @ apart / max(1, queries.shape[2])) @ turn.mT).view(b, g, -1, d, d)
             logits = logits + ((keys[:, :, None] @ spread) * keys[:, :, None]).sum(-1) * (entries.scaling**2 / 2)
         score: Tensor = logits.softmax(-1).mean(2)
         if not self.norms:

@@ -7,11 +7,14 @@ A small head in each layer predicts from query, key and value how important an e
 (``parts.retaining.RetainingHead``), so that eviction need not wait for later queries. The newest entries of a piece
 stay for the sake of the next one, and the last tokens of the prompt are never evicted.
 
-Here the pieces follow from the whole prompt's entries, so peak memory is that of a whole prefill. Without trained heads
+With ``foveate.apply(..., chunk=...)`` the prompt really is read in pieces of that length. Otherwise they follow from
+the whole prompt's entries (``chunk`` of the method), and peak memory is that of a whole prefill. Without trained heads
 the attention an entry received stands in for their answer.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -44,6 +47,12 @@ class Locret:
     def reduce(self, entries: Entries) -> Reduction:
         """Rows are batch x KV head: (B * g, n) -> selection of m."""
         return self.cut(received(entries), entries)
+
+    def between(self, entries: Entries, total: int, last: bool) -> Locret:
+        """The method after one piece of a prompt of ``total`` tokens: the newest entries stay until the last one."""
+        keep = self.keep if isinstance(self.keep, int) else floor_budget(self.keep, total)
+        local = self.local if last else max(self.local, self.stable)
+        return replace(self, keep=keep, chunk=max(1, entries.n), local=local)
 
     def cut(self, score: Tensor, entries: Entries) -> Reduction:
         """The same from any importance (B, g, n), such as that of trained heads."""

@@ -9,7 +9,8 @@ the most similar: averaged with it (``merge="mean"``), as halfway points ("pivot
 where it is above average ("weighted"). Values follow their keys.
 
 Departures from the authors' code: long texts do not exceed the budget, images are ranked among themselves, without
-``text_first`` the first ``sinks`` entries stay as there, and the threshold of "weighted" is that of each row.
+``text_first`` the first ``sinks`` entries stay as there, and the threshold of "weighted" is that of each row. Where a
+prompt is read in pieces it is asked after the last one, as text is told from images in the whole prompt only.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ from ..tokens import Entries
 )
 class LOOKM:
     """Text-first eviction with merging."""
+
+    pieces = "end"
 
     keep: float | int = option(0.2, Keep(), "share (float) or number (int) of entries each KV head keeps")
     recent: float | int = option(0.5, Keep(), "share (float) of those kept, or number (int), that are the latest ones")

@@ -12,6 +12,8 @@ prompts whole.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from ..method import Keep, Range, method, option
@@ -52,6 +54,10 @@ class PyramidKV:
     def score(self, entries: Entries) -> Tensor:
         """entries.queries (B, H, w, d), entries.keys (B, g, n, d) -> (B, g, n), higher is kept."""
         return complete(votes(entries, "window", self.window, self.pool), entries.n)
+
+    def between(self, entries: Entries, total: int, last: bool) -> PyramidKV:
+        """The method after one piece of a prompt of ``total`` tokens: this layer's number, whatever it holds by now."""
+        return replace(self, keep=self.share(total, entries.layer, entries.layers), beta=1)
 
     def reduce(self, entries: Entries) -> Reduction:
         """Rows are batch x KV head: (B * g, n) -> selection of m."""

@@ -7,9 +7,11 @@ A long video is prefilled group by group, and in every layer a group's entries a
 cache never holds the whole video. Small keys attract attention whatever the query is; other scores are the size of the
 values, both together, what the prompt asks for, and small keys that do not repeat each other. All heads keep the same.
 
-Here the cut comes after the prefill of the whole prompt: visual entries, in order, form groups of ``group`` tokens, the
-budget is a share of them that is spread evenly, and text entries all stay. Departures from the authors' code: groups
-share the remainder of an uneven budget, and a layer whose decayed budget is zero keeps one entry instead of all.
+Visual entries, in order, form groups of ``group`` tokens, the budget is a share of them that is spread evenly, and text
+entries all stay. By default the cut comes after the prefill of the whole prompt; with ``foveate.apply(..., chunk=...)``
+each piece is cut as soon as it was read, as in the paper, and later ones no longer see what went. Departures from the
+authors' code: groups share the remainder of an uneven budget, and a layer whose decayed budget is zero keeps one entry
+instead of all.
 """
 
 from __future__ import annotations
@@ -38,6 +40,8 @@ SCORES = ("small_keys", "large_keys", "large_values", "keys_by_values", "small_k
 )
 class QuickVideo:
     """Group-wise eviction by key norm."""
+
+    pieces = "new"
 
     keep: float | int = option(0.5, Keep(), "share (float) or number (int) of visual entries each layer keeps")
     group: int = option(1568, Range(1, kind=int), "how many visual tokens form a group: frames x tokens of a frame")

@@ -37,6 +37,8 @@ from ..tokens import Entries
 class RazorAttention:
     """Full heads, and heads of both ends with a compensation entry."""
 
+    pieces = "end"  # a mean of means would weigh the latest most
+
     full: float = option(0.15, Range(0, 1), "share of KV heads that keep everything, rounded up")
     local: float | int = option(0.2, Keep(), "share (float) or number (int) of entries that the other heads hold")
     sinks: int = option(4, Range(0, kind=int), "how many of those are the first ones")

@@ -37,6 +37,8 @@ from ..tokens import Entries
 class VideoXL2:
     """Dense and averaged chunks."""
 
+    pieces = "end"  # the question comes last
+
     chunk: int = option(784, Range(1, kind=int), "visual tokens of a chunk")
     pool: int = option(4, Range(1, kind=int), "entries averaged into one where a chunk is not dense")
     best: float = option(

@@ -31,6 +31,10 @@ def ask(
     together: Annotated[
         bool, typer.Option("--together", help="The images show one scene: one budget for all.")
     ] = False,
+    chunk: Annotated[
+        int | None,
+        typer.Option(help="Read longer prompts in pieces of so many tokens; cache methods evict in between."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")] = False,
     show: Annotated[Path | None, typer.Option(help="Write a picture of what was kept.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of torch's generators.")] = 0,
@@ -52,6 +56,7 @@ def ask(
             max_new_tokens=max_new_tokens,
             guard=guard,
             together=together,
+            chunk=chunk,
             seed=seed,
             progress=progress,
         )

@@ -36,6 +36,11 @@ def _row(entries: Entries, b: int, at: Tensor) -> Entries:
     fields: dict[str, Any] = {"valid": None}
     for name, dim in ALONG.items():
         if name != "valid" and (value := getattr(entries, name)) is not None:
+            if (
+                value.shape[dim] != entries.n
+            ):  # queries of a piece of the prompt: its last tokens, padding being in front
+                fields[name] = value[b : b + 1, :, -len(at) :]
+                continue
             fields[name] = value[b : b + 1].index_select(dim, at)
     for name in _ROWS:
         if (value := getattr(entries, name)) is not None:

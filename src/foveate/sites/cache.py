@@ -20,6 +20,7 @@ from ..report import Report
 from ..stores.held import HeldLayer
 from ..stores.ragged import RaggedLayer
 from ..tokens import Entries
+from . import pieces
 from .call import Call
 from .entries import Recent, Sources, before, entries, received
 from .funnel import Funnel
@@ -49,6 +50,8 @@ class _Shrink(Watch):
         if held.window is not None:
             if call.first:
                 self.site.skip()
+        elif call.piece is not None and call.piece.prefill:
+            pieces.shrink(self.site, self.layer, held, seen, call)
         elif call.first and held.held == seen.q.shape[2]:
             self.site.shrink(self.layer, held, seen, call)
         elif self.site.lasting:

@@ -33,6 +33,25 @@ class Heads:
         return Heads(pick(self.q, order, dim=2), pick(self.k, order, dim=2), self.past, self.visible)
 
 
+@dataclass(frozen=True)
+class Piece:
+    """What a call that is a part of a longer one knows about it.
+
+    Attributes:
+        prefill: whether the longer one began with an empty cache.
+        last: whether this is its last part.
+        total: tokens of the longer one in each row, padding included.
+        left: by layer, entries and bytes held after the part before this one; kept by who shortens the cache.
+        visual: (B, positions) bool, where the longer one's visual tokens stand, or None if it is no prefill.
+    """
+
+    prefill: bool
+    last: bool
+    total: int
+    left: dict[int, tuple[int, int]]
+    visual: Tensor | None = None
+
+
 @dataclass
 class Call:
     """One forward of the decoder.
@@ -64,6 +83,7 @@ class Call:
         since: (B, m) where each token left stood when the layers began, or None while no layer shortened anything.
         entered: tokens in each row when the layers began, once ``since`` is set.
         before: bytes that the cache held when the call began.
+        piece: of a prompt that is read in pieces: what this piece is, else None.
     """
 
     b: int
@@ -93,6 +113,7 @@ class Call:
     entered: int = 0
     before: int = 0
     prepared: bool = False
+    piece: Piece | None = None
 
     @property
     def m(self) -> int:

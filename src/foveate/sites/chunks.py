@@ -1,4 +1,4 @@
-"""Generation that prefills in chunks is refused: a method would see a part of the prompt at a time."""
+"""Generation that prefills in chunks of its own is refused: an image's tokens come all at once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ def refuse(model: Any, stack: ExitStack) -> None:
         config = kwargs.get("generation_config", args[1] if len(args) > 1 else None)
         if (size := getattr(config, "prefill_chunk_size", None)) is not None:
             raise UnsupportedCallError(
-                f"a plan decides over the whole prompt; call generate without prefill_chunk_size. Got {size}."
+                "the model must be given the whole prompt; call generate without prefill_chunk_size. "
+                f"Got {size}; foveate.apply(..., chunk={size}) reads it in pieces after that."
             )
         return plain(*args, **kwargs)
 

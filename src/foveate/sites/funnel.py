@@ -57,7 +57,7 @@ class Funnel:
         here.ids = kwargs.get("input_ids", args[0] if args else None)
         given = kwargs.get("mm_encoder_outputs") or {}
         here.media = bool(given) or any(kwargs.get(k) is not None for k in ("pixel_values", "pixel_values_videos"))
-        outputs = [given.get("image"), given.get("video")] if isinstance(given, dict) else []
+        outputs = [given.get(k) for k in ("image", "video", "remembered")] if isinstance(given, dict) else []
         here.notes = tuple(note for o in outputs if (note := getattr(o, NOTE, None)) is not None)
         here.pace = kwargs.get("second_per_grid_ts")
         if self.tower is not None:
@@ -162,7 +162,14 @@ class Funnel:
             return {k: gather_mask(v, left, call.kept, n) for k, v in mask.items()}
         if isinstance(mask, Tensor) and mask.ndim == 4:
             return gather_mask(mask, left, call.kept, n)
-        # never None: gaps in the positions must not be read as packed sequences
+        return self.flat_mask(call, held)
+
+    @staticmethod
+    def flat_mask(call: Call, held: list[HeldLayer]) -> Tensor:
+        """(B, seen + m) int64: 0 at padding and at what a call no longer finds in any layer of the cache.
+
+        Never None: gaps in the positions must not be read as packed sequences.
+        """
         past = max((layer.held for layer in held), default=0)  # a sliding window holds less than the others
         gone = held[0].seen - past if held else 0
         parts = [call.kept.new_zeros(call.b, gone), call.kept.new_ones(call.b, past), call.kept]

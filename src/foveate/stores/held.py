@@ -96,6 +96,10 @@ class HeldLayer(DynamicLayer):  # type: ignore[misc]
         """Add (B, H, held) to the tally."""
         self.tally = more if self.tally is None else self.tally + more
 
+    def forget_tally(self) -> None:
+        """Free the tally."""
+        self.tally = None
+
     def expect(self, where: Tensor, advance: int, padded: bool) -> None:
         """Announce the next update: where (B, q) int, positions of its tokens (-1 padding), of ``advance`` seen."""
         self.incoming, self.advance, self.padded = where, advance, self.padded or padded

@@ -118,6 +118,12 @@ class RaggedLayer(HeldLayer):
         for r, length in enumerate(self.pack.lengths):
             self.pack.stretch(r)[3].add_(rows[r, n - length :])
 
+    def forget_tally(self) -> None:
+        """Free the tally."""
+        super().forget_tally()
+        if self.pack is not None:
+            self.pack.tensors = self.pack.tensors[:3]
+
     def expect(self, where: Tensor, advance: int, padded: bool) -> None:
         """Announce the next update; padding among the new tokens never becomes an entry."""
         if self.pack is None:
