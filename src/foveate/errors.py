@@ -44,3 +44,11 @@ class InputError(FoveateError, ValueError):
 
 class OutOfMemoryError(FoveateError, MemoryError):
     """The machine ran out of memory; the message says what to reduce."""
+
+
+class MissingExtraError(FoveateError, ImportError):
+    """Something optional is not installed; the message says how to install it."""
+
+
+class StoreError(FoveateError, RuntimeError):
+    """A store of indexed videos that cannot be opened, or an entry of it that is damaged; it is never answered from."""

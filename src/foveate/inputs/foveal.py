@@ -14,6 +14,8 @@ selection), ``fine=0`` and ``enough=1`` (the cap is always used up).
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -45,6 +47,10 @@ class Foveal:
     fine: float = option(0.0, Range(0), "how much more tokens unlike their neighbours need, such as small text")
     sharp: float = option(1.5, Range(0, open_low=True), "how alike a pick must be to stand for a token")
     fold: float = option(0.6, Range(0, 1), "share of a kept token that comes from those it stands for")
+
+    def blind(self) -> Foveal:
+        """The same rule where the question is not known yet."""
+        return replace(self, query=0.0)
 
     def needs(self, tokens: Tokens, away: Tensor, unit: Tensor) -> Tensor:
         """How much each token asks to be stood for, 1 on average. away, unit (B, n, D) -> (B, n) float32."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from ..errors import InputError
-from .base import Builder, Prompt, Visual
+from .base import Builder, Prompt, Visual, render
 from .chat import Conversation, Item, Messages, Progress, read
 from .hf import ProcessorBuilder, TextBuilder, image_processor, load_processor
 from .pixels import PatchRule, patchify, video_patches
@@ -21,11 +21,13 @@ __all__ = [
     "PatchRule",
     "Progress",
     "Prompt",
+    "QwenBuilder",
     "Visual",
     "build",
     "builder_for",
     "patchify",
     "read",
+    "render",
     "video_patches",
 ]
 

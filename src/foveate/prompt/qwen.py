@@ -80,14 +80,9 @@ class QwenBuilder:
         kinds = {self.ids[k]: k for k in _PAD}
         items = {k: [i for i in conversation.items if i.kind == k] for k in _PAD}
         grids = {"image": [next(images) for _ in items["image"]], "video": [next(videos) for _ in items["video"]]}
-        if any(text.count(token) != len(items[kind]) for kind, token in _PAD.items()):
-            has = " and ".join(f"{text.count(token)} {kind}" for kind, token in _PAD.items())
-            got = " and ".join(f"{len(items[kind])} {kind}s" for kind in _PAD)
-            raise InputError(
-                f"the prompt holds {has} placeholders for {got}; leave {' and '.join(_PAD.values())} out of the text"
-            )
-        if self.family.startswith("qwen3"):
-            text = self._stamped(text, items["video"], grids["video"])
+        self.check(text, conversation)
+        if self.stamps:
+            text = self.stamped(text, items["video"], grids["video"])
         side, out, places = self.rule.merge, [], []
         done = {"image": 0, "video": 0}
         parts: list[Tensor] = []
@@ -105,10 +100,26 @@ class QwenBuilder:
                 parts, done[kind] = [], done[kind] + 1
         return out, places
 
-    def _frames_apart(self, kind: str) -> bool:
-        return kind == "video" and self.family.startswith("qwen3")
+    @property
+    def stamps(self) -> bool:
+        """Whether each temporal patch of a video is a run of its own, after its time in words."""
+        return self.family.startswith("qwen3")
 
-    def _stamped(self, text: str, videos: Sequence[Item], grids: Sequence[list[int]]) -> str:
+    def _frames_apart(self, kind: str) -> bool:
+        return kind == "video" and self.stamps
+
+    @staticmethod
+    def check(text: str, conversation: Conversation) -> None:
+        """Raises InputError when the text holds other placeholders than one for each item."""
+        items = {k: [i for i in conversation.items if i.kind == k] for k in _PAD}
+        if any(text.count(token) != len(items[kind]) for kind, token in _PAD.items()):
+            has = " and ".join(f"{text.count(token)} {kind}" for kind, token in _PAD.items())
+            got = " and ".join(f"{len(items[kind])} {kind}s" for kind in _PAD)
+            raise InputError(
+                f"the prompt holds {has} placeholders for {got}; leave {' and '.join(_PAD.values())} out of the text"
+            )
+
+    def stamped(self, text: str, videos: Sequence[Item], grids: Sequence[list[int]]) -> str:
         """Qwen3-VL: each temporal patch of a video is its own run, after its time in words."""
         for item, (t, _, _) in zip(videos, grids):
             width = self.rule.temporal
