@@ -37,6 +37,9 @@ def train(
     batch: Annotated[int, typer.Option(help="Pictures in a step.")] = 32,
     workers: Annotated[int | None, typer.Option(help="Processes that draw. Default: what fits the machine.")] = None,
     items: Annotated[int, typer.Option(help="Items asked at the end, for the model card.")] = 400,
+    teacher: Annotated[
+        str | None, typer.Option(help="A trained lab model whose decoder to begin with and whose tokens to imitate.")
+    ] = None,
     fuse: Annotated[bool, typer.Option("--fuse", help="Compile the layers first: faster after a minute.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
     small: Annotated[bool, typer.Option("--small", help="Shrunken sizes: a dry run in seconds.")] = False,
@@ -52,7 +55,7 @@ def train(
     from ..lab.train import train as run
 
     quieten()
-    recipe = Recipe(kind, shrunken(kind) if small else None, seed, batch, fuse=fuse, workers=workers)
+    recipe = Recipe(kind, shrunken(kind) if small else None, seed, batch, teacher=teacher, fuse=fuse, workers=workers)
     with _training(kind) as tell, bar(False) as progress:
         done = run(
             recipe,

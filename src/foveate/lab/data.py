@@ -31,6 +31,7 @@ PICTURE_MIX = {**IMAGE_MIX, "read": 4.0, "counting": 2.0, "chart": 1.5}
 DETAIL = {"detail": 3.0, "attribute": 1.0, "shape": 1.0, "relation": 1.0}
 #: How often a step is of each kind, once all is trained.
 SHARES = {"image": {"image": 0.96, "text": 0.04}, "video": {"video": 0.6, "image": 0.35, "text": 0.05}}
+TAUGHT = {"image": 0.75, "video": 0.25}  # in the dense stage, where a teacher looks at pictures
 
 
 class Batch(NamedTuple):
@@ -85,6 +86,7 @@ class Diet:
         batch: pictures in a step; clips are a third as many.
         turns: most questions on one picture.
         ramp: pictures over which difficulty rises and descriptions become rare.
+        side: pixels on the side of the pictures that a teacher looks at in the dense stage; 0 without one.
     """
 
     kind: str
@@ -94,6 +96,7 @@ class Diet:
     batch: int = 48
     turns: int = 8
     ramp: int = 60_000
+    side: int = 0
 
     def ease(self, step: int) -> float:
         """How far the curriculum has come, 0 to 1."""
@@ -102,11 +105,15 @@ class Diet:
     def make(self, step: int) -> Batch:
         """The batch of a step."""
         rng = Random(f"{self.seed}/{self.stage}/{step}")
-        shares = SHARES[self.kind]
+        shares = TAUGHT if self._taught else SHARES[self.kind]
         kind = rng.choices(list(shares), list(shares.values()))[0]
         if kind == "text":
             kind = "image" if self.stage == "dense" else "text"
         return self._texts(step, rng) if kind == "text" else self._sights(kind, step, rng)
+
+    @property
+    def _taught(self) -> bool:
+        return self.stage == "dense" and self.side > 0
 
     def _number(self, step: int, i: int) -> int:
         """A seed that no other scene of any run shares."""
@@ -117,8 +124,8 @@ class Diet:
         if self.kind == "image":
             size, detail = (self.sizes.side, self.sizes.side), False
         else:
-            detail = kind == "image" and rng.random() < 0.12
-            size = (336, 336) if detail else rng.choice(PICTURES)
+            detail = kind == "image" and rng.random() < 0.08 and not self._taught
+            size = (336, 336) if detail else (self.side, self.side) if self._taught else rng.choice(PICTURES)
         frames, fps = 1, 8.0
         if kind == "video":
             size = (self.sizes.side, self.sizes.side)

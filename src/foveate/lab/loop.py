@@ -15,12 +15,14 @@ import torch
 from torch import nn
 
 from ..errors import InputError
+from ..load import load
 from . import checkpoint, segments, steps
 from .data import Diet, default_workers, serve
 from .models import SIZES, Sizes, make
 from .optimise import Optimiser
 from .schedule import DECAY, Budget, rate
 from .supervise import Heads
+from .teach import Teacher
 
 STAGES = ("dense", "joint")
 LAYERS = ("CLIPEncoderLayer", "LlamaDecoderLayer", "Qwen2_5_VLDecoderLayer")  # those worth compiling
@@ -39,6 +41,7 @@ class Recipe:
         share: of the budget for the dense stage, at most ``most_dense`` seconds.
         peak: highest learning rate; the tower gets half of it once all is trained. warm: steps of warm-up.
         aux: weight of the heads in the joint stage. bf16: autocast.
+        teacher: a lab model, by name or folder, whose decoder to begin with and whose tokens to imitate; None for none.
         fuse: compile the layers (torch.compile): faster after a minute; on a CPU it needs a C++ compiler.
         workers: processes that make data; None for what fits the machine.
         every: steps between two records. save: seconds between two checkpoints.
@@ -56,6 +59,7 @@ class Recipe:
     warm: int = 150
     decay: float = 0.05
     aux: float = 0.4
+    teacher: str | None = None
     bf16: bool = True
     fuse: bool = False
     workers: int | None = None
@@ -70,7 +74,8 @@ class Recipe:
     def identity(self) -> dict[str, Any]:
         """What must be the same for a run to go on."""
         sizes = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self.size).items()}
-        return {"kind": self.kind, "seed": self.seed, "batch": self.batch, "turns": self.turns, "sizes": sizes}
+        told = {"kind": self.kind, "seed": self.seed, "batch": self.batch, "turns": self.turns, "sizes": sizes}
+        return told if self.teacher is None else {**told, "teacher": self.teacher}
 
 
 @dataclass
@@ -94,6 +99,9 @@ class Run:
         self.recipe, self.folder, self.device, self.tell = recipe, folder / FOLDER, device, tell
         self.budget = budget
         self.model = make(recipe.kind, recipe.size, recipe.seed).to(device)
+        self.teacher = Teacher(load(recipe.teacher).model, device) if recipe.teacher is not None else None
+        if self.teacher is not None:
+            self.teacher.begin(self.model)
         if device.type == "cpu":  # there the backward pass of the fused kernel is slower than two plain products
             self.model.set_attn_implementation("eager")
             if recipe.kind == "video":
@@ -161,6 +169,8 @@ class Run:
                 if self.state.stage != stage:
                     self.state.stage, self.state.step, self.state.seconds, self.state.pictures = stage, 0, 0.0, 0
                     self.state.decaying, self._moments = False, {}
+                    if self.teacher is not None:
+                        self.teacher.join(self.model, self.heads)
                 if not self._stage(stage):
                     return False
         return True
@@ -170,7 +180,8 @@ class Run:
         optimiser = self._optimiser(stage)
         checkpoint.unpack(self._moments, self.parts if self._moments else {}, optimiser)
         workers = default_workers(self.device) if recipe.workers is None else recipe.workers
-        diet = Diet(recipe.kind, recipe.size, stage, recipe.seed, recipe.batch, recipe.turns, recipe.ramp)
+        side = self.teacher.side if self.teacher is not None else 0
+        diet = Diet(recipe.kind, recipe.size, stage, recipe.seed, recipe.batch, recipe.turns, recipe.ramp, side)
         batches = serve(diet, state.step, workers, self.device.type == "cuda")
         meter, saved, begun = Meter(), time.monotonic(), time.perf_counter()
         while (gone := budget.gone(state.step, state.seconds)) < 1 and not self.stopping:
@@ -210,7 +221,7 @@ class Run:
         optimiser.set(lr)
         with torch.autocast(self.device.type, torch.bfloat16, recipe.bf16):
             if self.state.stage == "dense":
-                learned = steps.dense(self.model, self.heads, batch, sizes)
+                learned = steps.dense(self.model, self.heads, batch, sizes, self.teacher)
             else:
                 learned = steps.joint(self.model, self.heads, batch, sizes, recipe.aux)
         optimiser.zero_grad()

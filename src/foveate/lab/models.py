@@ -63,7 +63,7 @@ KINDS = ("image", "video")
 SIZES = {
     "image": Sizes(Stack(192, 5, 3, 768), Stack(256, 5, 4, 512, 2), side=168),
     "video": Sizes(
-        Stack(128, 4, 4, 384), Stack(256, 6, 4, 544, 2), side=112, patch=7, merge=2, temporal=2, frames=(8, 16, 8, 12)
+        Stack(160, 4, 4, 480), Stack(256, 5, 4, 512, 2), side=112, patch=7, merge=2, temporal=2, frames=(8, 16, 8, 12)
     ),
 }
 
@@ -142,7 +142,7 @@ def _llava(sizes: Sizes) -> Any:
 
 
 def _qwen(sizes: Sizes) -> Any:
-    """Qwen2.5-VL: windows and full attention in turn in the tower, groups of 2 x 2 patches merged, M-RoPE."""
+    """Qwen2.5-VL: a tower of windowed attention but for its last layer, groups of 2 x 2 patches merged, M-RoPE."""
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
     ids, tower = tokenizer.entries(), sizes.tower
@@ -158,8 +158,8 @@ def _qwen(sizes: Sizes) -> Any:
             "patch_size": sizes.patch,
             "spatial_merge_size": sizes.merge,
             "temporal_patch_size": sizes.temporal,
-            "window_size": 112,
-            "fullatt_block_indexes": list(range(1, tower.layers, 2)),
+            "window_size": 4 * sizes.token,
+            "fullatt_block_indexes": [tower.layers - 1],
             "out_hidden_size": sizes.text.width,
             "tokens_per_second": 4,
         },

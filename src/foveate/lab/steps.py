@@ -11,6 +11,9 @@ from torch.nn.functional import cross_entropy
 from .data import Batch
 from .models import Sizes
 from .supervise import Heads, features, inputs, look, tower
+from .teach import Teacher, imitate
+
+IMITATE = 6.0  # weight of the teacher's tokens beside the labels
 
 
 class Learned(NamedTuple):
@@ -21,9 +24,13 @@ class Learned(NamedTuple):
     right: dict[str, tuple[float, int]]
 
 
-def dense(model: Any, heads: Heads, batch: Batch, sizes: Sizes) -> Learned:
-    """The tower alone, read by the heads."""
-    loss, right = heads(*features(look(model, batch, sizes), batch, sizes), batch.labels)
+def dense(model: Any, heads: Heads, batch: Batch, sizes: Sizes, teacher: Teacher | None = None) -> Learned:
+    """The tower alone, read by the heads, and beside the teacher's where there is one that can look."""
+    tokens, first = features(look(model, batch, sizes), batch, sizes)
+    loss, right = heads(tokens, first, batch.labels)
+    if teacher is not None and teacher.fits(batch, sizes):
+        far, right["teacher"] = imitate(tokens, teacher.look(batch))
+        loss = loss + IMITATE * far
     return Learned(loss, float(loss.detach()), {k: (v, 1) for k, v in right.items() if v == v})
 
 
