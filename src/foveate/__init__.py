@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .apply import apply
     from .ask import Answer, ask
     from .load import Loaded, load
+    from .stream import Stream
 
 __version__ = "0.1.0"
 
@@ -27,6 +28,7 @@ __all__ = [
     "Plan",
     "Range",
     "Reduction",
+    "Stream",
     "Tokens",
     "apply",
     "ask",
@@ -38,7 +40,7 @@ __all__ = [
 ]
 
 #: Names whose modules import transformers; they are read when first used, so that ``import foveate`` stays light.
-_LATER = {"Answer": "ask", "Loaded": "load", "apply": "apply", "ask": "ask", "load": "load"}
+_LATER = {"Answer": "ask", "Loaded": "load", "Stream": "stream", "apply": "apply", "ask": "ask", "load": "load"}
 
 
 def __getattr__(name: str) -> Any:

@@ -91,7 +91,7 @@ class Encoder:
 
     def clips(self, video: Video, progress: Progress | None = None) -> Iterator[tuple[int, Seen]]:
         """Numbered clips of an open video, one after the other; only one clip of frames is in memory."""
-        frames = _frames(video, self.recipe.fps)
+        frames = frames_at(video, self.recipe.fps)
         total = max(1, math.ceil(video.duration * self.recipe.fps))
         done = start = number = 0
         while batch := list(islice(frames, self.recipe.clip)):
@@ -108,7 +108,7 @@ class Encoder:
             number += 1
 
 
-def _frames(video: Video, fps: float) -> Iterator[Frame]:
+def frames_at(video: Video, fps: float) -> Iterator[Frame]:
     """Frames at fps a second, none twice, decoded as they are asked for."""
     last, i = -1, 0
     while i == 0 or i / fps < video.duration:

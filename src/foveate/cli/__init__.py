@@ -1,4 +1,4 @@
-"""The command line: ``foveate ask``, ``foveate methods``, ``foveate doctor``, ``foveate lab``."""
+"""The command line: one module a command."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from ..errors import FoveateError, OutOfMemoryError
 from ..memory import is_memory
 from .ask import ask
 from .doctor import doctor
+from .index import index
 from .lab import lab
 from .methods import methods
+from .stream import stream
 
 
 class _Group(TyperGroup):
@@ -48,6 +50,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.command()(ask)
+app.command()(index)
+app.command()(stream)
 app.command()(methods)
 app.command()(doctor)
 app.add_typer(lab, name="lab")

@@ -38,11 +38,21 @@ def ask(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")] = False,
     show: Annotated[Path | None, typer.Option(help="Write a picture of what was kept.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of torch's generators.")] = 0,
+    store: Annotated[
+        str | None, typer.Option(help="Answer from videos indexed here; MEDIA are then names of some of them.")
+    ] = None,
+    budget: Annotated[int, typer.Option(help="With --store: most visual tokens in the prompt.")] = 4096,
+    by: Annotated[
+        str, typer.Option(help="With --store: how clips are compared with the question: embeddings or model.")
+    ] = "embeddings",
 ) -> None:
     """Ask a question about images and videos; prints the answer and what it cost."""
     from ..ask import ask as run
 
     *media, question = given
+    if store is not None:
+        _from_store(store, media, question, model, plan, budget, by, max_new_tokens, seed, as_json)
+        return
     if not media and Path(question).is_file():
         raise InputError(f"the question is missing: foveate ask {question} 'What happens here?'")
     quieten()
@@ -65,6 +75,46 @@ def ask(
         print_json({**answer.as_dict(), "show": str(shown) if shown else None})
     else:
         _print(answer, shown)
+
+
+def _from_store(
+    store: str,
+    videos: list[str],
+    question: str,
+    model: str | None,
+    plan: str | None,
+    budget: int,
+    by: str,
+    max_new_tokens: int,
+    seed: int,
+    as_json: bool,
+) -> None:
+    from rich.text import Text
+
+    from ..archive import ask_store
+
+    quieten()
+    with bar(as_json) as progress:
+        answer = ask_store(
+            store,
+            question,
+            model=model,
+            plan=plan,
+            videos=videos,
+            budget=budget,
+            by=by,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+            progress=progress,
+        )
+    if as_json:
+        print_json(answer.as_dict())
+        return
+    _print(answer, None)
+    for source in answer.sources[:8]:
+        console().print(Text(f"from {harmless(str(source))}"))
+    if len(answer.sources) > 8:
+        console().print(f"and {len(answer.sources) - 8} more stretches")
 
 
 def _print(answer: Answer, shown: Path | None) -> None:
