@@ -29,10 +29,10 @@ VISION = ("llava", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "int
 
 @contextlib.contextmanager
 def placed(model: Any, drafting: Any) -> Iterator[Report]:
-    """The decode site alone."""
+    """The decode site alone, which drafts at every step whatever that costs."""
     with contextlib.ExitStack() as stack:
         report = Report()
-        place(model, drafting, stack, report)
+        place(model, drafting, stack, report, paced=False)
         yield report
 
 

@@ -20,12 +20,13 @@ answer: greedy output stays token-identical, and sampling keeps the target's dis
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from ..method import Method
+from ..parts.verify import Verdict
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,21 @@ class Draft:
 
     Attributes:
         tokens: (B, gamma) int64, -1 for no guess; a shorter guess of one row ends in -1. gamma may be 0.
-        probs: (B, gamma, V) the distributions the tokens were drawn from; None if nothing was drawn.
+        probs: (B, gamma, V) the distributions the tokens were drawn from; None if nothing was drawn. Siblings of a
+            tree are drawn from one distribution, without replacement.
         weight: see :func:`foveate.parts.verify.accept`; None is exact.
+        parents: (gamma,) int64 for a tree, the same shape in every row: the guess that each follows, -1 for the text
+            itself; a guess comes after the one it follows. None is a chain. Where trees cannot be read
+            (``turn.trees`` is False) the branch of first children is.
+        rule: another way to accept a chain when sampling, (target logits as the processors leave them (B, gamma + 1, V),
+            tokens, uniform (B, gamma), last (B,)) -> Verdict; None is exact.
     """
 
     tokens: Tensor
     probs: Tensor | None = None
     weight: float | None = None
+    parents: Tensor | None = None
+    rule: Callable[[Tensor, Tensor, Tensor, Tensor], Verdict] | None = None
 
 
 @dataclass(frozen=True)
@@ -53,12 +62,14 @@ class Outcome:
         logits: (B, gamma + 1, V) the target's raw logits after each of them.
         kept: how many drafted tokens stayed (in every row). Usually the target's own token follows them in ids; where
             a row finished inside the draft, none does.
+        path: (B, kept + 1) int64, which columns of ``read`` stand in the text now, the first one (0) included.
     """
 
     ids: Tensor
     read: Tensor
     logits: Tensor
     kept: int
+    path: Tensor
 
 
 class Reader(Protocol):
@@ -78,6 +89,28 @@ class Reader(Protocol):
         ...
 
 
+#: Sub-layers of a model: (0-based layer, "attention" or "mlp").
+Skip = frozenset[tuple[int, str]]
+
+
+class Skimmer(Protocol):
+    """The target itself, reading ahead with parts of it left out."""
+
+    @property
+    def layers(self) -> int:
+        """How many layers it has."""
+        ...
+
+    def read(self, tokens: Tensor, skip: Skip) -> Tensor:
+        """Read tokens (B, k) after the settled text, or after what was skimmed since :meth:`forget`; -> (B, k, V)
+        logits, float32. The last settled token is the first one to be read. ``skip`` is the same until then."""
+        ...
+
+    def forget(self) -> None:
+        """Unread everything. To be called before the draft is handed over."""
+        ...
+
+
 @dataclass(frozen=True)
 class Turn:
     """One call of ``generate``, as a drafter may see it.
@@ -86,11 +119,21 @@ class Turn:
         sample: whether tokens are drawn (``do_sample``) rather than chosen.
         score: (ids (B, n), logits (B, V)) -> (B, V): the logits as the call's logits processors leave them.
         reader: the model that the method's ``second_model`` named, already past the prompt; None if it names none.
+        trees: whether trees can be verified here.
+        vocabulary: how many tokens the target tells apart.
+        skim: () -> the target reading with parts left out; raises UnsupportedCallError where it cannot.
+        prompt: (B, n) the prompt.
+        memory: what the method wants to find again at the next call; it lives as long as the plan is on the model.
     """
 
     sample: bool
     score: Callable[[Tensor, Tensor], Tensor]
     reader: Reader | None = None
+    trees: bool = False
+    vocabulary: int = 0
+    skim: Callable[[], Skimmer] | None = None
+    prompt: Tensor | None = None
+    memory: dict[str, Any] = field(default_factory=dict)
 
 
 class Drafter(Protocol):
@@ -106,7 +149,13 @@ class Drafter(Protocol):
 
 
 class DecodeMethod(Method, Protocol):
-    """A method of the stage decode. It may have ``second_model() -> path or loaded model`` too, for ``turn.reader``."""
+    """A method of the stage decode.
+
+    It may have ``second_model() -> path or loaded model`` too, for ``turn.reader``; ``draft_plan() -> plan or None``,
+    what that model reads the prompt with; ``draft_prompt(ids (B, n), real (B, n) bool, embed) -> (B, n) bool``, which
+    tokens of the prompt it reads, ``embed`` being the target's input embeddings, ids -> (..., D); ``trees = True``, to
+    have trees verified; and ``reserved(layers) -> tuple``, the only layers that new tokens run through (lossy).
+    """
 
     def begin(self, turn: Turn) -> Drafter: ...
 

@@ -10,25 +10,33 @@ import contextlib
 import copy
 import functools
 import inspect
-from collections.abc import Callable
+import time
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.generation import StoppingCriteriaList, StopStringCriteria
 
-from ..decode._drafter import Draft, Drafter, Outcome, Turn
+from ..decode._drafter import Draft, Drafter, Outcome, Skimmer, Turn
 from ..errors import UnsupportedCallError, UnsupportedModelError
-from ..parts.verify import accept, accept_greedy
+from ..parts.trees import Tree, first_branch
 from ..report import Report
+from .branches import Branches, obstacle
+from .judge import judge, scores_of
+from .model import anatomy
+from .pace import Pace
 from .second import find, reading
+from .skim import Skimming, leaving_out
 from .steps import Steps, check_rewinds
 from .tally import Tally
 from .transcript import Transcript
 
 
-def place(model: Any, method: Any, stack: contextlib.ExitStack, report: Report) -> None:
+def place(model: Any, method: Any, stack: contextlib.ExitStack, report: Report, paced: bool = True) -> None:
     """Let ``model.generate`` decode with the method's drafts until the stack is closed; fills ``report.decode``.
+
+    paced: drafts that do not pay are switched off for a while (see :class:`foveate.sites.pace.Pace`).
 
     Raises:
         UnsupportedModelError: when the model does not generate token after token, or the method's draft model has
@@ -39,7 +47,8 @@ def place(model: Any, method: Any, stack: contextlib.ExitStack, report: Report) 
         raise UnsupportedModelError(
             f"{method.name} needs a decoder-only model that generates. Got {type(model).__name__}."
         )
-    second, tally = find(model, method), Tally(report, str(method))
+    second, tally, pace = find(model, method), Tally(report, str(method)), Pace(paced)
+    branches = Branches.place(model, stack) if getattr(method, "trees", False) else None
     own, plain = vars(model).get("generate"), model.generate
 
     @functools.wraps(plain)
@@ -49,7 +58,7 @@ def place(model: Any, method: Any, stack: contextlib.ExitStack, report: Report) 
         _refuse_arguments(method, given)
 
         def custom_loop(model: Any, input_ids: Tensor, **prepared: Any) -> Any:
-            return _decode(model, input_ids, prepared, method, second, given, tally)
+            return _decode(model, input_ids, prepared, method, second, given, tally, pace, branches)
 
         return plain(**_with_stop_strings(given), custom_generate=custom_loop)
 
@@ -64,7 +73,15 @@ def place(model: Any, method: Any, stack: contextlib.ExitStack, report: Report) 
 
 
 def _decode(
-    model: Any, ids: Tensor, prepared: dict[str, Any], method: Any, second: Any, given: dict[str, Any], tally: Tally
+    model: Any,
+    ids: Tensor,
+    prepared: dict[str, Any],
+    method: Any,
+    second: Any,
+    given: dict[str, Any],
+    tally: Tally,
+    pace: Pace,
+    branches: Branches | None,
 ) -> Any:
     """The decoding loop: draft, read the draft in one forward, keep what the target says too, step back, repeat.
 
@@ -75,72 +92,109 @@ def _decode(
     _refuse_call(method, config, prepared)
     sample = bool(config.do_sample)
     tally.begin()
+    pace.begin(sample, ids.shape[1])
 
     def score(before: Tensor, logits: Tensor) -> Tensor:
         out: Tensor = processors(before, logits.clone()) if len(processors) else logits
         return out
 
-    target, text = Steps(model, ids, config, prepared), Transcript(ids, stopping, config, given.get("streamer"))
+    target = Steps(model, ids, config, prepared, branches)
+    text = Transcript(ids, stopping, config, given.get("streamer"))
     read, draft, logits = ids[:, -1:], Draft(ids[:, :0]), target.prefill()[:, None]
     check_rewinds(model, target.cache)
-    reader = None if second is None else reading(second, given, config, images=_alike(model, second))
-    drafter: Drafter = method.begin(Turn(sample, score, reader))
-    allowed = _allowed(model, logits)
-    row, first = tally.report.row("decode", str(method)), True
-    with target.rewinding(), model._optimize_model_for_decode():
+    with contextlib.ExitStack() as stack:
+        reader = None
+        if second is not None:
+            reader = reading(model, second, method, given, config, _alike(model, second), stack)
+        chains = obstacle(branches, target.cache, target.positions) if getattr(method, "trees", False) else None
+        tally.chains = chains
+
+        def skim() -> Skimmer:
+            return Skimming(anatomy(model), target)
+
+        drafter: Drafter = method.begin(
+            Turn(sample, score, reader, chains is None, logits.shape[-1], skim, ids, pace.memory)
+        )
+        allowed = _allowed(model, logits)
+        row, first, tree, since = tally.report.row("decode", str(method)), True, None, time.perf_counter()
+        stack.enter_context(target.rewinding())
+        stack.enter_context(model._optimize_model_for_decode())
+        if hasattr(method, "reserved"):
+            stack.enter_context(_reserved(model, method))
         while True:
             # what the target says, as far as every row agrees with its draft and one token further
-            scores = _scores(score, text.ids, draft.tokens, logits) if len(processors) else logits
-            tokens, agreed = _judge(scores, draft, text, sample)
+            scores = scores_of(score, text.ids, draft.tokens, tree, logits) if len(processors) else logits
+            tokens, path = judge(scores, draft, tree, text.going, sample)
+            agreed = path.shape[1] - 1
             rows, drafted = text.rows, _count(draft.tokens, text)
-            settled = text.settle(tokens, scores, logits)
+            settled = text.settle(tokens, _along(scores, path), _along(logits, path))
             kept = min(settled, agreed)
             tally.settled(first, rows, drafted, kept * rows, settled * rows)
             # the last settled token is not read yet, and drafted tokens past it are unread again
-            target.forget(draft.tokens.shape[1] - (settled - 1))
+            if tree is None:
+                target.forget(draft.tokens.shape[1] - (settled - 1))
+            else:
+                target.follow(path[:, :settled], tree.q)
             if text.rows == 0:
                 break
-            drafter.learn(Outcome(text.ids, read, logits, kept))
+            drafter.learn(Outcome(text.ids, read, logits, kept, path[:, : kept + 1]))
+            now = time.perf_counter()
+            if not first:
+                pace.took(draft.tokens.shape[1], settled, now - since)
+            since = now
             with tally.report.clock(row, ids.device):
-                draft = _draft(drafter, text, allowed)
+                draft = _draft(drafter, text, allowed, chains is None) if pace.drafts() else Draft(text.ids[:, :0])
+            tree = None if draft.parents is None else Tree.of(draft.parents)
             read, first = torch.cat([text.ids[:, -1:], draft.tokens.clamp(min=0)], 1), False
-            logits = target.read(read)
-    tally.end()
+            logits = target.read(read, tree)
+    tally.end(pace)
     return text.result(target.cache)
 
 
-def _scores(score: Callable[[Tensor, Tensor], Tensor], ids: Tensor, drafted: Tensor, logits: Tensor) -> Tensor:
-    """Logits (B, gamma + 1, V) after ids (B, n) and each of drafted (B, gamma), as the processors leave them."""
-    whole, n = torch.cat([ids, drafted.clamp(min=0)], 1), ids.shape[1]
-    return torch.stack([score(whole[:, : n + i], logits[:, i]) for i in range(logits.shape[1])], 1)
+def _along(t: Tensor, path: Tensor) -> Tensor:
+    """What t (B, q, V) holds at the nodes of path (B, k): (B, k, V)."""
+    return t.gather(1, path[..., None].expand(-1, -1, t.shape[-1]))
 
 
-def _judge(scores: Tensor, draft: Draft, text: Transcript, sample: bool) -> tuple[Tensor, int]:
-    """Tokens (B, agreed + 1) that the target says, and how many leading ones every unfinished row had drafted.
-
-    Cutting all rows at the shortest agreement keeps the sampled distribution: where a row is cut depends on nothing
-    that follows, and what follows is drawn anew.
-    """
-    if sample:
-        uniform = torch.rand(*draft.tokens.shape[:1], scores.shape[1], device=scores.device)
-        p = scores.softmax(-1)
-        verdict = accept(p, draft.tokens, uniform[:, :-1], uniform[:, -1], draft.probs, draft.weight)
-    else:
-        verdict = accept_greedy(scores.argmax(-1), draft.tokens)
-    agreed = int(torch.where(text.going, verdict.accepted, draft.tokens.shape[1]).min())
-    return verdict.tokens[:, : agreed + 1], agreed
+def _reserved(model: Any, method: Any) -> contextlib.AbstractContextManager[None]:
+    """Only the layers that a method reserves run."""
+    parts = anatomy(model)
+    run = set(method.reserved(len(parts.layers)))
+    skip = {(i, part) for i in range(len(parts.layers)) if i not in run for part in ("attention", "mlp")}
+    return leaving_out(parts, frozenset(skip))
 
 
-def _draft(drafter: Drafter, text: Transcript, allowed: Tensor) -> Draft:
+def _draft(drafter: Drafter, text: Transcript, allowed: Tensor, trees: bool) -> Draft:
     """The next draft, as long as there is room for it and for the target's own token."""
     if text.room < 2:
         return Draft(text.ids[:, :0])
     draft = drafter.draft(text.ids, text.room - 1)
+    if not draft.tokens.shape[1]:
+        return Draft(text.ids[:, :0])
+    if draft.parents is not None:
+        draft = _pruned(draft, text.room - 1, trees)
+    tokens = draft.tokens
     if draft.probs is None:  # copied tokens may be placeholders of images; what was drawn is left as it is
-        known = draft.tokens.clamp(0, len(allowed) - 1)
-        fits = (known == draft.tokens) & allowed[known]
-        draft = Draft(torch.where(fits, draft.tokens, -1), None, draft.weight)
-    return draft if text.all_going else Draft(text.padded(draft.tokens), draft.probs, draft.weight)
+        known = tokens.clamp(0, len(allowed) - 1)
+        tokens = torch.where((known == tokens) & allowed[known], tokens, -1)
+    return replace(draft, tokens=text.padded(tokens))
+
+
+def _pruned(draft: Draft, room: int, trees: bool) -> Draft:
+    """A tree without what lies deeper than there is room for; its branch of first children where trees cannot be."""
+    assert draft.parents is not None
+    if trees:
+        depth = Tree.of(draft.parents).depth[1:]
+        if int(depth.max()) <= room:
+            return draft
+        keep = (depth <= room).nonzero()[:, 0]
+        number = (depth <= room).long().cumsum(0) - 1
+        above = draft.parents[keep]
+        parents = torch.where(above >= 0, number[above.clamp(min=0)], -1)
+    else:
+        keep, parents = first_branch(draft.parents)[:room], None
+    probs = None if draft.probs is None else draft.probs[:, keep]
+    return replace(draft, tokens=draft.tokens[:, keep], probs=probs, parents=parents)
 
 
 def _allowed(model: Any, logits: Tensor) -> Tensor:

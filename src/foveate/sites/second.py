@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
-from ..decode._drafter import second_model
-from ..errors import InputError, PlanError, UnsupportedModelError
+from ..decode._drafter import Reader, second_model
+from ..errors import InputError, PlanError, UnsupportedCallError, UnsupportedModelError
 from .steps import Steps, check_rewinds
 
 #: arguments of forward that belong to one model's run and are never handed from one model to another.
@@ -53,30 +55,93 @@ def _load(path: str, model: Any, name: str) -> Any:
     return loaded.to(model.device).eval()
 
 
-def reading(model: Any, given: dict[str, Any], config: Any, images: bool) -> Steps:
-    """A second model that has read the prompt of a call of another's ``generate``.
+def reading(
+    model: Any,
+    second: Any,
+    method: Any,
+    given: dict[str, Any],
+    config: Any,
+    images: bool,
+    stack: contextlib.ExitStack,
+) -> Reader:
+    """A second model that has read the prompt of a call of another's ``generate``, or what its method leaves of it.
 
     Args:
+        model: the target.
         given: the arguments of that call.
         config: that call's resolved generation config.
         images: hand over pixels and grids too, not only the text.
+        stack: open until the call ends.
     """
     ids = given["inputs"] if given.get("inputs") is not None else given.get("input_ids")
     if ids is None or ids.is_floating_point() or ids.shape[1] == 0:
         raise InputError("a draft model reads tokens; call generate with input_ids, not with inputs_embeds alone")
-    takes = set(inspect.signature(model.forward).parameters) - _OWN if images else set()
-    to = {k: v.to(model.device) if isinstance(v, Tensor) else v for k, v in given.items() if k in takes}
-    if (mask := given.get("attention_mask")) is not None:
-        to["attention_mask"] = mask[:, -ids.shape[1] :].to(model.device)
+    takes = set(inspect.signature(second.forward).parameters) - _OWN if images else set()
+    to = {k: v.to(second.device) if isinstance(v, Tensor) else v for k, v in given.items() if k in takes}
+    mask = given.get("attention_mask")
+    mask = torch.ones_like(ids) if mask is None else mask[:, -ids.shape[1] :]
+    full, shorter = ids.shape[1], getattr(method, "draft_prompt", None)
+    if shorter is not None:
+        if any(k in to for k in ("pixel_values", "pixel_values_videos")):
+            raise UnsupportedCallError(
+                f"{method.name} shortens a prompt of text for its draft model, and this one has images; "
+                "use vispec or flash_sd, whose draft model sees fewer visual tokens"
+            )
+        keep = shorter(ids, mask > 0, model.get_input_embeddings()) & (mask > 0)
+        keep[:, -1] = True
+        ids, mask = _shortened(ids, keep)
+    plan = getattr(method, "draft_plan", lambda: None)()
+    if plan is not None:
+        from ..apply import apply  # the block a plan runs in is made of sites, this one among them
+
+        if second is model:
+            raise PlanError(
+                f"{method.name} shows its draft model fewer tokens; give it a model of its own, not the target"
+            )
+        stack.enter_context(apply(second, plan))
     more = {"do_sample": bool(config.do_sample), "num_return_sequences": config.num_return_sequences, "num_beams": 1}
     # the class's generate: the instance's may be ours, when a model drafts for itself
-    steps: Steps = type(model).generate(
-        model, ids.to(model.device), **to, **more, max_new_tokens=1, use_cache=True, custom_generate=_collect
+    steps: Steps = type(second).generate(
+        second,
+        ids.to(second.device),
+        attention_mask=mask.to(second.device),
+        **{k: v for k, v in to.items() if k != "attention_mask"},
+        **more,
+        max_new_tokens=1,
+        use_cache=True,
+        custom_generate=_collect,
     )
     steps.prefill()
-    check_rewinds(model, steps.cache)
+    check_rewinds(second, steps.cache)
     steps.cache.activate_past_recording()
-    return steps
+    return Shifted(steps, full - ids.shape[1]) if shorter is not None else steps
+
+
+def _shortened(ids: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+    """The tokens of ids (B, n) where keep is True, padded on the left, and their mask (B, m) int64."""
+    m = int(keep.sum(1).max())
+    order = keep.to(torch.uint8).argsort(dim=1, stable=True)[:, keep.shape[1] - m :]
+    return ids.gather(1, order), keep.gather(1, order).long()
+
+
+class Shifted:
+    """A reader of a shorter prompt, which counts tokens as the target does (see ``decode._drafter.Reader``)."""
+
+    def __init__(self, steps: Steps, less: int) -> None:
+        self.steps, self.less = steps, less
+
+    @property
+    def length(self) -> int:
+        """Tokens of the target's text up to where it has read."""
+        return self.steps.length + self.less
+
+    def read(self, tokens: Tensor) -> Tensor:
+        """Read tokens (B, k) on; returns logits (B, k, V)."""
+        return self.steps.read(tokens)
+
+    def forget(self, k: int) -> None:
+        """Unread the last k tokens."""
+        self.steps.forget(k)
 
 
 def _collect(model: Any, input_ids: Tensor, generation_config: Any, **kwargs: Any) -> Steps:

@@ -12,6 +12,8 @@ from transformers import GenerationMixin
 from transformers.utils import ModelOutput
 
 from ..errors import InputError, UnsupportedCallError
+from ..parts.trees import Tree
+from .branches import Branches, bring_forward
 
 
 class Steps:
@@ -24,9 +26,11 @@ class Steps:
         ids: (B, n) what was read, prompt included; n may be shorter than the cache if the call continues a cache.
     """
 
-    def __init__(self, model: Any, ids: Tensor, config: Any, kwargs: dict[str, Any]) -> None:
+    def __init__(
+        self, model: Any, ids: Tensor, config: Any, kwargs: dict[str, Any], branches: Branches | None = None
+    ) -> None:
         self.model, self.ids, self._config = model, ids, config
-        self._kwargs = kwargs
+        self._kwargs, self.branches = kwargs, branches
         self._base, self._base_length = kwargs, ids.shape[1]  # a state that forget can start from
 
     @property
@@ -39,14 +43,27 @@ class Steps:
         """The key-value cache of the run."""
         return self._kwargs["past_key_values"]
 
+    @property
+    def positions(self) -> Tensor | None:
+        """Positions of what was read, (..., n), if the model is told them."""
+        found: Tensor | None = self._kwargs.get("position_ids")
+        return found
+
+    def ahead(self) -> Steps:
+        """A run that goes on from here on the same cache, and has to be taken back before this one goes on."""
+        return Steps(self.model, self.ids, self._config, self._kwargs)
+
     def prefill(self) -> Tensor:
         """Read the prompt; returns the logits after it, (B, V) float32."""
         out = self.model._prefill(self.ids, self._config, self._kwargs, is_first_iteration=True)
         logits: Tensor = out.logits[:, -1]
         return logits.to(self.ids.device, torch.float32, copy=True)  # a copy, as the prompt's logits may be large
 
-    def read(self, tokens: Tensor) -> Tensor:
-        """Read tokens (B, k) on; returns logits (B, k, V) after each of them, float32, where the tokens are."""
+    def read(self, tokens: Tensor, tree: Tree | None = None) -> Tensor:
+        """Read tokens (B, k) on; returns logits (B, k, V) after each of them, float32, where the tokens are.
+
+        With a tree they are its nodes; before anything else is read, :meth:`follow` says which of them stay.
+        """
         k, new = tokens.shape[1], tokens.to(self.ids.device)
         if k < 1:
             raise InputError("there is nothing to read; a drafter reads at least one token before it goes on")
@@ -58,8 +75,24 @@ class Steps:
         inputs = self.model.prepare_inputs_for_generation(self.ids, next_sequence_length=new.shape[1], **self._kwargs)
         if "logits_to_keep" in inputs:
             inputs["logits_to_keep"] = k
-        logits: Tensor = self.model(**inputs, return_dict=True).logits[:, -k:]
+        if tree is None:
+            logits: Tensor = self.model(**inputs, return_dict=True).logits[:, -k:]
+            return logits.to(tokens.device, torch.float32)
+        assert self.branches is not None, "trees need a model whose masks can be set"
+        at = inputs["position_ids"]
+        inputs["position_ids"] = at[..., :1] + tree.depth.to(at)  # siblings stand at the same place
+        with self.branches.reading(tree, self.cache, self._kwargs.get("attention_mask")):
+            logits = self.model(**inputs, return_dict=True).logits[:, -k:]
         return logits.to(tokens.device, torch.float32)
+
+    def follow(self, path: Tensor, nodes: int) -> None:
+        """Of a tree of so many nodes that was just read, keep those of path (B, k), in that order; unread the others."""
+        k = path.shape[1]
+        if nodes > k or not bool((path == torch.arange(k, device=path.device)).all()):
+            bring_forward(self.cache, path, nodes)
+            kept = self.ids[:, -nodes:].gather(1, path.to(self.ids.device))
+            self.ids = torch.cat([self.ids[:, :-nodes], kept, self.ids[:, -nodes:][:, : nodes - k]], 1)
+        self.forget(nodes - k)
 
     def forget(self, k: int) -> None:
         """Unread the last k >= 0 tokens (never more than since the last call). Layers that record more than they need

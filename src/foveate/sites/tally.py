@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 
 from ..report import Report
+from .pace import Pace
 
 
 @dataclass
@@ -14,7 +15,9 @@ class Tally:
 
     ``target_forwards``: forwards of the target after the prefill; ``drafted`` and ``accepted``: tokens; ``tokens``: all
     new tokens; ``seconds`` of which ``prefill_seconds``; ``accepted_length``: tokens settled in a row by one forward,
-    the target's own included (1 without drafts); ``tokens_per_s``: of decoding, the prefill and its token left out.
+    the target's own included (1 without drafts); ``tokens_per_s``: of decoding, the prefill and its token left out;
+    ``rested``: forwards for which the drafter was switched off because it did not pay; ``cost_ratio``: seconds a token
+    with drafts over seconds a token without, as last measured (0 if it was not).
     """
 
     report: Report
@@ -27,6 +30,7 @@ class Tally:
     row_forwards: int = 0
     seconds: float = 0.0
     prefill_seconds: float = 0.0
+    chains: str | None = None
     _since: float = field(default=0.0, repr=False)
 
     def begin(self) -> None:
@@ -45,7 +49,7 @@ class Tally:
         self.drafted += drafted
         self.accepted += accepted
 
-    def end(self) -> None:
+    def end(self, pace: Pace) -> None:
         """The call ends; write the totals down."""
         self.seconds += time.perf_counter() - self._since
         later, decoding = self.tokens - self.first, self.seconds - self.prefill_seconds
@@ -59,6 +63,12 @@ class Tally:
             prefill_seconds=self.prefill_seconds,
             accepted_length=length,
             tokens_per_s=later / decoding if later else 0.0,
+            rested=pace.rested,
+            cost_ratio=pace.ratio,
         )
         note = f"{length:.2f} tokens a forward of the target, {self.accepted} of {self.drafted} drafted tokens accepted"
+        if pace.rested > pace.PROBE:
+            note += f"; it did not pay and was switched off for {pace.rested} of {self.forwards} forwards"
+        if self.chains is not None:
+            note += f"; trees were read as chains: {self.chains}"
         self.report.row("decode", self.method).note = note

@@ -19,6 +19,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..errors import UnsupportedCallError
 from ..parts.score import causal_tail
+from ..stores.compact import Coded
 from ..stores.stretches import Reading
 
 PREFIX = "foveate_"
@@ -65,8 +66,17 @@ def install(module: Any, watchers: dict[nn.Module, list[Watch]], stack: ExitStac
         stack.callback(setattr, config, "_attn_implementation_internal", config._attn_implementation_internal)
         config._attn_implementation_internal = _name(kind)
     for attention, watching in watchers.items():
+        before = attention.__dict__.get(_ATTRIBUTE)
         setattr(attention, _ATTRIBUTE, watching)
-        stack.callback(delattr, attention, _ATTRIBUTE)
+        if before is None:
+            stack.callback(delattr, attention, _ATTRIBUTE)
+        else:
+            stack.callback(setattr, attention, _ATTRIBUTE, before)
+
+
+def add(module: Any, watchers: dict[nn.Module, Watch], stack: ExitStack) -> None:
+    """Let one more watcher each see the attention of a (sub)model, after those that are on it, until the stack closes."""
+    install(module, {a: [*a.__dict__.get(_ATTRIBUTE, ()), w] for a, w in watchers.items()}, stack)
 
 
 def _name(kind: str) -> str:
@@ -91,6 +101,15 @@ def _through(kind: str) -> Callable[..., Any]:
             probing.seen = Seen(q, k, v, mask, scaling)
             raise _Stop
         watching = module.__dict__.get(_ATTRIBUTE, ())
+        if isinstance(k, Coded):
+            if mask is None and not any(watch.reads for watch in watching) and not _biased(kwargs):
+                for watch in watching:
+                    watch.before(Seen(q, cast(Tensor, k), cast(Tensor, k), None, scaling))
+                made = k.attend(q, scaling)
+                for watch in watching:
+                    watch.after(Seen(q, cast(Tensor, k), cast(Tensor, k), None, scaling))
+                return made, None
+            k, v = k.dense()
         if isinstance(k, Reading):
             return _over_heads(k, q, scaling, watching, kwargs)
         for watch in watching:
@@ -107,9 +126,8 @@ def _over_heads(
     reading: Reading, q: Tensor, scaling: float, watching: Sequence[Watch], more: dict[str, Any]
 ) -> tuple[Tensor, None]:
     """Attention over a layer whose heads hold different numbers of entries; the store knows who sees what."""
-    for name in ("softcap", "s_aux", "position_bias"):
-        if more.get(name) is not None:
-            raise UnsupportedCallError(f"attention with {name} cannot run over heads that hold different numbers")
+    if name := _biased(more):
+        raise UnsupportedCallError(f"attention with {name} cannot run over heads that hold different numbers")
     seen = Seen(q, cast(Tensor, reading), cast(Tensor, reading), None, scaling)
     if q.shape[2] > 1 and any(watch.reads for watch in watching):
         k, v, where = reading.dense(q.shape[0])
@@ -122,6 +140,11 @@ def _over_heads(
     for watch in watching:
         watch.after(seen)
     return out, None
+
+
+def _biased(more: dict[str, Any]) -> str | None:
+    """What makes an attention call more than a softmax over products, if anything does."""
+    return next((name for name in ("softcap", "s_aux", "position_bias") if more.get(name) is not None), None)
 
 
 def _real(kind: str, module: nn.Module) -> Callable[..., Any]:

@@ -41,7 +41,10 @@ class Pack:
             entries, with the room between them.
         lengths: entries in each of the B * g stretches, and ``start`` where each begins.
         free: room behind every stretch, in entries.
+        tree: (q, q) bool, which of the last q tokens each of them sees; None where that is all up to itself.
     """
+
+    tree: Tensor | None = None
 
     def __init__(self, like: Sequence[Tensor], lengths: list[int], fill: Fill, free: int = 0) -> None:
         """like: what entries look like, (..., d) keys, values and, without a width, the rest; fill(r): stretch r."""
@@ -147,6 +150,14 @@ class Pack:
         self.free += min(gone)
         self._index()
 
+    def reorder_tail(self, order: Tensor) -> None:
+        """Another order of the last q entries of every stretch: order (R, q), which of them comes where."""
+        first = (self.ends - order.shape[1])[:, None]
+        at = (first + torch.arange(order.shape[1], device=self.device)).reshape(-1)
+        source = (first + order.to(self.device)).reshape(-1)
+        for t in self.tensors:
+            t[at] = t[source]
+
     def dense(self, real: Tensor | None = None) -> list[Tensor]:
         """Keys, values (R, n, d), positions (R, n) and the tally; short stretches are padded in front, positions by -1.
 
@@ -189,6 +200,8 @@ class Pack:
             mask = None
             if q > 1:
                 mask = _behind(q, n, k.device) if real is None else _behind_real(real[row : row + heads], n)
+                if self.tree is not None and len(self.tree) == q:
+                    mask = torch.cat([mask[..., : n - q], self.tree.expand(*mask.shape[:2], q, q)], -1)
                 mask = mask.repeat(1, 1, h, 1) if flat else mask
             if not flat:
                 k, v = k.expand(-1, h, -1, -1), v.expand(-1, h, -1, -1)
