@@ -52,3 +52,7 @@ class MissingExtraError(FoveateError, ImportError):
 
 class StoreError(FoveateError, RuntimeError):
     """A store of indexed videos that cannot be opened, or an entry of it that is damaged; it is never answered from."""
+
+
+class CacheFileError(FoveateError, OSError):
+    """A cache on disk that is missing, damaged, of another version or cannot be written; it is never read as data."""

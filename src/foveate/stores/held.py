@@ -74,6 +74,11 @@ class HeldLayer(DynamicLayer):  # type: ignore[misc]
         return int(sum(t.untyped_storage().nbytes() for t in (self.keys, self.values)))
 
     @property
+    def disk_bytes(self) -> int:
+        """Bytes in files, of stores that keep some of their entries there."""
+        return 0
+
+    @property
     def ragged(self) -> bool:
         """Whether heads hold their own numbers of entries (see stores/ragged.py)."""
         return False

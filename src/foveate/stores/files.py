@@ -1,0 +1,107 @@
+"""Tensors in files that are whole or not there: written beside their place, made durable, then put there at once.
+
+Files are safetensors, so nothing in them is ever run. What is read is checked against a hash first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import CacheFileError
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, dtypes, shapes and bytes, in the order of the names."""
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        t = tensors[name]
+        found.update(f"{name}|{t.dtype}|{tuple(t.shape)}|".encode())
+        found.update(memoryview(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
+    return found.hexdigest()
+
+
+def write(path: Path, data: bytes) -> None:
+    """Put ``data`` at ``path``, whole and durable, or raise and leave what was there.
+
+    Raises:
+        CacheFileError: it cannot be written (no space, no permission).
+    """
+    handle, name = -1, ""
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        with os.fdopen(handle, "wb") as out:
+            handle = -1
+            out.write(data)
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(name, path)
+        name = ""
+        _sync(path.parent)
+    except OSError as error:
+        raise CacheFileError(f"{str(path)!r} cannot be written: {error.strerror or error}") from error
+    finally:
+        if handle >= 0:
+            os.close(handle)
+        if name:
+            Path(name).unlink(missing_ok=True)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> int:
+    """Put tensors at ``path`` as :func:`write` does; returns the size of the file in bytes."""
+    from safetensors.torch import save
+
+    data = save({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()})
+    write(path, data)
+    return len(data)
+
+
+def read_tensors(path: Path, names: tuple[str, ...] | None = None) -> dict[str, Tensor]:
+    """Tensors of a file that is mapped into memory; all of them, or those named. They are not checked yet.
+
+    Raises:
+        CacheFileError: it is missing, cut short or no such file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as held:
+            return {name: held.get_tensor(name) for name in (held.keys() if names is None else names)}
+    except FileNotFoundError as error:
+        raise CacheFileError(f"{str(path)!r} is missing") from error
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise CacheFileError(f"{str(path)!r} is damaged: {' '.join(str(error).split())}") from error
+
+
+def ahead(path: Path) -> None:
+    """Ask the operating system to read a file soon, where it can be asked; nothing waits for it."""
+    if not hasattr(os, "posix_fadvise"):
+        return
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_WILLNEED)
+    finally:
+        os.close(handle)
+
+
+def _sync(folder: Path) -> None:
+    """Make a rename in ``folder`` durable, where folders can be synced."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError:  # some file systems refuse it
+        pass
+    finally:
+        os.close(handle)
