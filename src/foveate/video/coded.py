@@ -8,46 +8,23 @@ ended costs no seek. Held in memory: the time stamps (about 100 bytes a frame) a
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import av
-import numpy as np
-from PIL import Image
 
 from ..errors import MediaError
-from .images import flatten
+from .ahead import Ahead, Fetched, Lane, Pixels
+from .convert import Converter
+from .images import check_size
 from .index import Index, read_index
+from .jobs import cut
+from .limits import DEFAULT, Limits
+from .stream import video_stream
 
-# 2x2 part of the display matrix (signs) -> how to turn the decoded frame.
-TURNS = {
-    (-1, 0, 0, -1): Image.Transpose.ROTATE_180,
-    (0, 1, -1, 0): Image.Transpose.ROTATE_270,
-    (0, -1, 1, 0): Image.Transpose.ROTATE_90,
-    (-1, 0, 0, 1): Image.Transpose.FLIP_LEFT_RIGHT,
-    (1, 0, 0, -1): Image.Transpose.FLIP_TOP_BOTTOM,
-    (0, 1, 1, 0): Image.Transpose.TRANSPOSE,
-    (0, -1, -1, 0): Image.Transpose.TRANSVERSE,
-}
-
+WORTH_IT = 40_000_000  # pixels; decoding fewer is over before threads have opened the file
 EARLY = 0.2  # seconds; a file that ends this much before its header says is cut off
-
-
-def has_video(path: Path) -> bool:
-    """True if PyAV finds a moving picture in the file (a cover inside a song is none)."""
-    try:
-        with av.open(str(path)) as container:
-            return _stream(container) is not None
-    except (av.error.FFmpegError, ValueError, OSError):
-        return False
-
-
-def _stream(container: Any) -> Any:
-    for stream in container.streams.video:
-        if not stream.disposition & av.stream.Disposition.attached_pic:
-            return stream
-    return None
 
 
 class Coded:
@@ -59,23 +36,29 @@ class Coded:
         readable: seconds for which the file holds packets; less than ``duration`` if it ends early.
         keys: frame numbers that can be decoded on their own.
         size: (width, height) as shown.
+        start: when the first frame is shown, in seconds of the file's own clock, which sound shares.
 
     Raises MediaError if the file cannot be opened, or has no video stream or no frame that can be decoded.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, limits: Limits = DEFAULT) -> None:
         self.path = path
+        self._limits = limits
+        self._picture = Converter()
         self._threads = True
         self._run: Iterator[Any] | None = None
         self._last: tuple[int, Any] | None = None
         self._count = 0
         self._bad: set[int] = set()
+        self._blind: set[int] = set()  # keyframes after which nothing comes at once, as with intra refresh
         self._open()
         try:
             self._index = self._read_index()
             self.times, self.readable, self.keys = self._index.times, self._index.readable, self._index.keys
             self.duration = max(self.readable, self._promised())
-            self.size = self._picture(self._first()).size
+            self.start = self._index.start
+            height, width, _ = self._picture(self._first()).shape
+            self.size = width, height
         except BaseException:
             self.close()
             raise
@@ -85,8 +68,26 @@ class Coded:
         self._run = self._last = None
         self._container.close()
 
-    def fetch(self, number: int) -> tuple[int, Image.Image]:
-        """Frame ``number`` -> (its number, picture). A packet that shows nothing gives the frame still on screen.
+    def several(self, numbers: Sequence[int], workers: int, room: int) -> Iterator[Fetched]:
+        """Frames of these numbers, distinct and ascending, decoded ahead in threads. Otherwise as :meth:`fetch`.
+
+        workers: threads. room: frames, in bytes of RGB, that may wait to be read.
+        """
+        jobs = cut(self._index, numbers)
+        width, height = self.size
+        cost = sum(job.span for job in jobs) * width * height
+        if workers == 1 or len(numbers) == 1 or cost < WORTH_IT:
+            return (self.fetch(number) for number in numbers)
+        threads = -(-workers // len(jobs))  # one interval, many cores: let the codec share it out
+
+        def lane() -> Lane:
+            return Lane(self.path, self._index, self._ready, threads)
+
+        return iter(Ahead(jobs, lane, self.fetch, workers, max(2 * workers, room // (3 * width * height))))
+
+    def fetch(self, number: int) -> tuple[int, Pixels]:
+        """Frame ``number`` -> (its number, (H, W, 3) uint8). If its packet shows nothing, the frame still
+        on screen.
 
         Raises MediaError if the frame cannot be decoded.
         """
@@ -109,21 +110,42 @@ class Coded:
             raise MediaError(
                 f"{self.path}: cannot be opened as a video or picture ({reason}); it is another kind of file or damaged"
             ) from error
-        self._stream = _stream(self._container)
-        if self._stream is None:
+        try:
+            self._stream = self._ready(self._container)
+        except MediaError:
             self._container.close()
-            raise MediaError(f"{self.path}: has no frames (no video stream in it)")
-        if self._stream.codec_context is None:
-            self._container.close()
-            raise MediaError(f"{self.path}: its video codec is unknown to this PyAV; re-encode it as H.264")
+            raise
         self._stream.thread_type = "AUTO" if self._threads else "NONE"
 
+    def _ready(self, container: Any) -> Any:
+        """The video stream of an opened container, its decoder told how large frames may get."""
+        stream = video_stream(container)
+        if stream is None:
+            raise MediaError(f"{self.path}: has no frames (no video stream in it)")
+        context = stream.codec_context
+        if context is None:
+            raise MediaError(f"{self.path}: its video codec is unknown to this PyAV; re-encode it as H.264")
+        check_size((context.width, context.height), str(self.path), self._limits, least=0)
+        margin = 64 * (context.width + context.height + 64)  # decoders round sides up, and count what they add
+        context.options = {"max_pixels": str(self._limits.pixels + margin)}  # frames may outgrow the header
+        return stream
+
     def _read_index(self) -> Index:
-        index = read_index(self._packets(), self._stream, self._container.format.name)
+        index = read_index(self._counted(), self._stream, self._container.format.name)
         if index is None:
             raise MediaError(f"{self.path}: has no frames")
         self._restart()
         return index
+
+    def _counted(self) -> Iterator[Any]:
+        """All packets, unless there are more than the limit."""
+        for count, packet in enumerate(self._packets()):
+            if count > self._limits.frames:
+                raise MediaError(
+                    f"{self.path}: has more than {self._limits.frames:,} frames; if that is meant, open it with "
+                    f"limits=Limits(frames=...)"
+                )
+            yield packet
 
     def _promised(self) -> float:
         """Seconds the header promises if the file holds less, else 0."""
@@ -227,14 +249,19 @@ class Coded:
                 self._restart()
         self._run = self._stamped()
 
-    def _fetch(self, number: int) -> tuple[int, Image.Image]:
+    def _fetch(self, number: int) -> tuple[int, Pixels]:
         pts, keys = self._index.pts, self._index.key_pts
         want = pts[number]
-        key = keys[max(0, bisect_right(keys, want) - 1)]
+        at = max(0, bisect_right(keys, want) - 1)
+        while at and keys[at] in self._blind:
+            at -= 1
+        key = keys[at]
         if self._run is None or self._last is None or self._last[0] > want or self._last[0] < key:
-            self._seek(None if self._index.counted or key > want else key)
+            self._seek(None if self._index.counted or key > want else self._index.key_seek[at])
         found = self._forward(want, key)
-        if found is None:  # the seek overshot, or packets here show nothing: once more from the start
+        if found is None or found[1].is_corrupt:
+            # the seek overshot, packets here show nothing, or frames refer to what was before: once more from the start
+            self._blind.add(key)
             self._seek(None)
             found = self._forward(want, pts[0])
         if found is None or want in self._bad or found[0] in self._bad or found[1].is_corrupt:
@@ -264,16 +291,3 @@ class Coded:
             f"{self.path}: the frame at {time:.2f} s cannot be decoded; the file is damaged from {since:.2f} s on. "
             f"Ask for times outside of the damage, or repair it: ffmpeg -i {self.path.name} fixed.mp4"
         )
-
-    def _picture(self, frame: Any) -> Image.Image:
-        """A decoded frame as upright RGB; formats with alpha over white."""
-        if any(c.is_alpha for c in frame.format.components):
-            image = flatten(Image.fromarray(frame.to_ndarray(format="rgba"), "RGBA"))
-        else:
-            image = frame.to_image()
-        matrix = frame.side_data.get("DISPLAYMATRIX")
-        if matrix is None:
-            return image
-        a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
-        turn = TURNS.get(tuple(round(v / 65536) for v in (a, b, c, d)))
-        return image.transpose(turn) if turn is not None else image

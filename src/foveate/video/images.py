@@ -14,56 +14,60 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ..errors import MediaError
+from .limits import DEFAULT, Limits
 
 MIN_SIDE = 2
-MAX_PIXELS = 178_956_970  # where Pillow itself refuses; 512 MiB of RGB
 
 FORMATS = ("PNG", "JPEG", "MPO", "GIF", "WEBP", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA", "ICO", "QOI")
 ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")  # more than one picture means time here; in TIFF and MPO it means pages
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx")
 
 # What Pillow raises for damaged data, depending on the format.
-DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
+DAMAGE = (
+    OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, AttributeError, OverflowError,
+    struct.error, zlib.error, Image.DecompressionBombError,
+)  # fmt: skip
 
 Source = str | PathLike[str] | Image.Image | np.ndarray[Any, Any]
 
 
-def open_image(source: Source) -> Image.Image:
+def open_image(source: Source, limits: Limits = DEFAULT) -> Image.Image:
     """A picture as RGB, turned upright by its EXIF tag, transparent parts over white.
 
     source: a path, a PIL image, or an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), uint8, bool or float in [0, 1].
+    limits: what is refused as too large.
     Of a file with several pictures (animation, pages) the first is taken. 16-bit grey is scaled to 8 bits.
 
     Raises:
         MediaError: the file is missing, empty, damaged, not a picture or too large, or a side is under 2 pixels.
     """
     if isinstance(source, Image.Image):
-        return _upright(source, "this image")
+        return _upright(source, "this image", limits)
     if isinstance(source, np.ndarray):
-        return _upright(_from_array(source), "this array")
+        return _upright(_from_array(source), "this array", limits)
     path = check_file(source)
-    image = sniff(path)
+    image = sniff(path, limits)
     if image is None:
-        from .coded import has_video  # needs PyAV; pictures do not
+        from .stream import has_video  # needs PyAV; pictures do not
 
         problem = "is a video, not a picture" if has_video(path) else "is no picture that can be read, or it is damaged"
         raise MediaError(f"{path}: {problem}")
     with image:
-        return _upright(image, str(path))
+        return _upright(image, str(path), limits)
 
 
-def kind(path: str | PathLike[str]) -> Literal["image", "video"]:
+def kind(path: str | PathLike[str], limits: Limits = DEFAULT) -> Literal["image", "video"]:
     """Whether a file is one picture or moves, by its content. An animated GIF, WebP, PNG or AVIF is a video.
 
     Raises:
         MediaError: the file is missing or empty, or holds neither pictures nor video.
     """
     path = check_file(path)
-    image = sniff(path)
+    image = sniff(path, limits)
     if image is not None:
         with image:
             return "video" if is_animated(image) else "image"
-    from .coded import has_video
+    from .stream import has_video
 
     if has_video(path):
         return "video"
@@ -87,8 +91,11 @@ def check_file(path: str | PathLike[str]) -> Path:
     return path
 
 
-def sniff(path: Path) -> Image.Image | None:
-    """The file opened by Pillow (header only, not decoded yet), or None if it is no picture format we read."""
+def sniff(path: Path, limits: Limits = DEFAULT) -> Image.Image | None:
+    """The file opened by Pillow (header only, not decoded yet), or None if it is no picture format we read.
+
+    Raises MediaError if it is too large, or HEIC.
+    """
     with path.open("rb") as file:
         head = file.read(12)
     if head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS:
@@ -99,7 +106,9 @@ def sniff(path: Path) -> Image.Image | None:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             return Image.open(path, formats=[f for f in FORMATS if f in Image.OPEN])
     except Image.DecompressionBombError as error:
-        raise MediaError(f"{path}: has more than {MAX_PIXELS:,} pixels; shrink it first") from error
+        raise MediaError(
+            f"{path}: has more pixels than Pillow opens; shrink it first, or raise PIL.Image.MAX_IMAGE_PIXELS"
+        ) from error
     except DAMAGE:
         return None
 
@@ -107,8 +116,8 @@ def sniff(path: Path) -> Image.Image | None:
 def is_animated(image: Image.Image) -> bool:
     """True for an opened file whose pictures follow each other in time."""
     try:
-        return image.format in ANIMATED and int(getattr(image, "n_frames", 1)) > 1
-    except DAMAGE:  # counting walks the file; a damaged tail leaves the first picture
+        return image.format in ANIMATED and bool(getattr(image, "is_animated", False))
+    except DAMAGE:  # a damaged second picture leaves the first
         return False
 
 
@@ -126,17 +135,20 @@ def flatten(image: Image.Image) -> Image.Image:
     return image.convert("RGB") if image.mode != "RGB" else image.copy()
 
 
-def check_size(size: tuple[int, int], name: str) -> None:
-    """Refuse sizes (width, height) that no model can look at."""
+def check_size(size: tuple[int, int], name: str, limits: Limits = DEFAULT, least: int = MIN_SIDE) -> None:
+    """Refuse sizes (width, height) that no model can look at, or that are over the limit."""
     width, height = size
-    if min(width, height) < MIN_SIDE:
+    if min(width, height) < least:
         raise MediaError(f"{name}: is {width}x{height} pixels; at least {MIN_SIDE}x{MIN_SIDE} needed")
-    if width * height > MAX_PIXELS:
-        raise MediaError(f"{name}: is {width}x{height} pixels, more than {MAX_PIXELS:,} in all; shrink it first")
+    if width * height > limits.pixels:
+        raise MediaError(
+            f"{name}: is {width}x{height} pixels, more than {limits.pixels:,} in all; shrink it first, or raise "
+            f"the limit with limits=Limits(pixels={width * height})"
+        )
 
 
-def _upright(image: Image.Image, name: str) -> Image.Image:
-    check_size(image.size, name)
+def _upright(image: Image.Image, name: str, limits: Limits) -> Image.Image:
+    check_size(image.size, name, limits)
     try:
         image.load()
         return ImageOps.exif_transpose(flatten(image)) if _turned(image) else flatten(image)

@@ -22,22 +22,26 @@ class Index:
 
     Attributes:
         pts: ascending time stamp of each frame, in ticks (frame numbers, if counted).
-        key_pts: ascending time stamps that can be sought and decoded on their own.
+        key_pts: ascending time stamps of frames that can be decoded on their own.
+        key_seek: where to seek to for each of them: the stamp by which the container finds it.
         order, order_key: time stamp of every packet in decoding order, and whether decoding can start there.
         counted: frames are told apart by counting from the start of the file, since time stamps cannot be trusted.
         times: (frames,) float64, seconds from the first frame.
         readable: seconds from the first frame to the end of the last.
         packets: number of packets.
+        start: when the first frame is shown, in seconds of the stream's own clock.
     """
 
     pts: list[int]
     key_pts: list[int]
+    key_seek: list[int]
     order: list[int]
     order_key: list[bool]
     counted: bool
     times: NDArray[np.float64]
     readable: float
     packets: int
+    start: float = 0.0
 
     @property
     def keys(self) -> list[int]:
@@ -52,11 +56,13 @@ def read_index(packets: Iterable[Any], stream: Any, container: str) -> Index | N
     """
     codec = stream.codec_context.name
     stamps: list[int | None] = []
+    dts: list[int | None] = []
     key, shown, ends, tick = [], [], [], float(stream.time_base or 1)
     for packet in packets:
         if not packet.size:
             continue
         stamps.append(packet.pts)
+        dts.append(packet.dts)
         key.append(bool(packet.is_keyframe))
         hidden = packet.is_discard or (codec == "vp8" and not bytes(packet)[0] & 0x10)  # VP8 flags unseen references
         shown.append(not hidden)
@@ -76,8 +82,11 @@ def read_index(packets: Iterable[Any], stream: Any, container: str) -> Index | N
     seen = {p for p, s in zip(known[start:], shown[start:]) if s} or set(known)
     pts = sorted(p for p in seen if p >= known[start] or start == 0) or sorted(seen)
     key_pts = sorted({p for p, k in zip(known, key) if k}) or pts[:1]
+    # MPEG-TS is searched by decoding time, and a search for the time of display would land behind the keyframe
+    decoded = {p: d for p, d in zip(known, dts) if d is not None} if container == "mpegts" and not counted else {}
+    key_seek = [min(p, decoded.get(p, p)) for p in key_pts]
     times = (np.asarray(pts, dtype=np.float64) - pts[0]) * tick
     typical = float(np.median(np.diff(times))) if len(pts) > 1 else float(1 / rate) if rate else 1.0
     told = (max(ends) - pts[0]) * tick
     readable = told if told > times[-1] else float(times[-1]) + typical
-    return Index(pts, key_pts, known, key, counted, times, readable, total)
+    return Index(pts, key_pts, key_seek, known, key, counted, times, readable, total, pts[0] * tick)

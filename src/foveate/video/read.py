@@ -3,6 +3,8 @@
     with open_video("match.mp4") as video:
         frames = video.sample(16)  # one from the middle of each sixteenth
         moment = video.at([12.5, 80.0])  # exactly what is shown at these seconds
+        for frame in video.stream(fps=2):  # later frames are decoded while this one is used
+            ...
 
 Times are seconds from the first frame; constant and variable frame rates look the same from here.
 """
@@ -11,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Literal, get_args
@@ -21,27 +22,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import InputError, MediaError
-from .coded import Coded
+from .audio import Audio, read_audio
+from .backends import Source, backend, cores
+from .frame import Frame
 from .images import check_file, check_size, sniff
+from .limits import DEFAULT, Limits
 from .pictures import Pictures
 
 Progress = Callable[[int, int], None]
 Strategy = Literal["uniform", "ends", "keyframes"]
 
-
-@dataclass(frozen=True, eq=False)
-class Frame:
-    """One frame.
-
-    Attributes:
-        image: RGB, upright, at the video's own size.
-        time: seconds from the video's first frame at which it appears (not the time asked for).
-        index: its number in the video, from 0.
-    """
-
-    image: Image.Image
-    time: float
-    index: int
+ROOM = 512 * 1024 * 1024  # bytes of RGB that may wait to be read
 
 
 class Video:
@@ -54,14 +45,28 @@ class Video:
         duration: seconds from the first frame to the end of the last; 0 for a still picture.
         fps: average frames a second; 1 for a still picture.
         width, height: pixels, after rotation.
+        workers: threads that decode; 1 decodes in the caller's.
     """
 
     path: Path
 
-    def __init__(self, path: str | PathLike[str]) -> None:
+    def __init__(
+        self,
+        path: str | PathLike[str],
+        *,
+        workers: int | None = None,
+        room: int = ROOM,
+        limits: Limits = DEFAULT,
+        using: str = "pyav",
+    ) -> None:
+        if workers is not None and workers < 1:
+            raise InputError(f"'workers' must be at least 1. Got {workers}.")
         self.path = check_file(path)
-        image = sniff(self.path)
-        self._source: Coded | Pictures = Coded(self.path) if image is None else _pictures(self.path, image)
+        self.workers = workers or cores()
+        self._room = room
+        image = sniff(self.path, limits)
+        make = backend(using)
+        self._source: Source = make(self.path, limits) if image is None else _pictures(self.path, image, limits)
         self._closed = False
         self.times: NDArray[np.float64] = self._source.times
         self.frames = len(self.times)
@@ -69,7 +74,7 @@ class Video:
         self.fps = self.frames / self._source.readable if self._source.readable > 0 else 1.0
         self.width, self.height = self._source.size
         try:
-            check_size(self._source.size, str(self.path))
+            check_size(self._source.size, str(self.path), limits)
         except MediaError:
             self.close()
             raise
@@ -87,8 +92,8 @@ class Video:
         return f"Video({str(self.path)!r}, {size}, {self.frames} frames, {self.duration:.2f} s, {self.fps:.2f} fps)"
 
     def __iter__(self) -> Iterator[Frame]:
-        """All frames, one in memory at a time."""
-        return (self._frame(number) for number in range(self.frames))
+        """All frames; as :meth:`stream`."""
+        return self._frames(range(self.frames))
 
     def close(self) -> None:
         """Free the file and the decoder; safe to call twice."""
@@ -107,11 +112,7 @@ class Video:
         """
         numbers = [self._number(float(t)) for t in times]
         wanted = sorted(set(numbers))
-        found: dict[int, Frame] = {}
-        for done, number in enumerate(wanted, 1):
-            found[number] = self._frame(number)
-            if progress is not None:
-                progress(done, len(wanted))
+        found = dict(zip(wanted, self._all(wanted, progress), strict=True))
         return [found[number] for number in numbers]
 
     def sample(
@@ -120,6 +121,8 @@ class Video:
         *,
         fps: float | None = None,
         strategy: Strategy = "uniform",
+        start: float = 0.0,
+        stop: float | None = None,
         progress: Progress | None = None,
     ) -> list[Frame]:
         """Frames spread over the whole video, in order, none twice (so fewer than n if the video has fewer).
@@ -128,20 +131,61 @@ class Video:
         fps: one frame each 1/fps seconds from 0. With n too: at fps if that gives at most n, else n by the strategy.
         strategy: "uniform" takes the middle of each of n equal parts; "ends" includes the first and the last frame;
             "keyframes" takes the keyframe nearest to each middle (cheapest in long videos).
+        start, stop: seconds; only this part of the video, to its end by default.
 
         Raises:
-            InputError: neither n nor fps, or one that is not positive, or an unknown strategy.
+            InputError: neither n nor fps, or one that is not positive, or an unknown strategy, or an empty part.
             MediaError: a frame cannot be decoded; names the file and the time.
         """
-        numbers = sorted({self._number(t) for t in self._spread(n, fps, strategy)})
-        frames: list[Frame] = []
-        for number in numbers:
-            frames.append(self._frame(number))
-            if progress is not None:
-                progress(len(frames), len(numbers))
-        return frames
+        part = self._part(start, stop)
+        numbers = sorted({self._number(t) for t in self._spread(n, fps, strategy, *part)})
+        return self._all(numbers, progress)
 
-    def _spread(self, n: int | None, fps: float | None, strategy: str) -> Sequence[float]:
+    def stream(self, *, fps: float | None = None, start: float = 0.0, stop: float | None = None) -> Iterator[Frame]:
+        """Frames in order, later ones decoded in other threads while the caller uses this one.
+
+        Memory is bounded by ``room`` whatever the length: decoding waits when so many bytes of frames were not read.
+
+        fps: one frame each 1/fps seconds; default all frames. start, stop: seconds; only this part of the video.
+
+        Raises:
+            InputError: 'fps' is not positive, or the part is empty or outside of the video.
+            MediaError: a frame cannot be decoded; names the file and the time.
+        """
+        begin, end = self._part(start, stop)
+        if fps is not None:
+            return self._frames(sorted({self._number(t) for t in self._spread(None, fps, "uniform", begin, end)}))
+        first = self._number(begin)
+        last = int(np.searchsorted(self.times, end - self._slack)) if stop is not None else self.frames
+        return self._frames(range(first, max(first + 1, last)))
+
+    def audio(
+        self, start: float = 0.0, stop: float | None = None, *, rate: int | None = None, mono: bool = False
+    ) -> Audio | None:
+        """The sound of the video, or None if it has none. Times are the frames' own: seconds from the first frame.
+
+        start, stop: seconds; only this part. rate: samples a second to convert to; default the file's own.
+        mono: mix all channels into one.
+
+        Raises:
+            InputError: an empty part, or a rate that is not positive.
+            MediaError: the sound cannot be decoded at all.
+        """
+        begin, end = self._part(start, stop)
+        if isinstance(self._source, Pictures):
+            return None
+        return read_audio(self.path, begin, end if stop is not None else math.inf, self._source.start, rate, mono)
+
+    # --- which frames -------------------------------------------------------------------------------------------
+
+    def _part(self, start: float, stop: float | None) -> tuple[float, float]:
+        end = self.duration if stop is None else min(float(stop), self.duration)
+        if not (0 <= start <= self.duration) or not (start < end or (start == end == self.duration == 0)):
+            told = f"{start:g} to {'the end' if stop is None else f'{stop:g}'} s"
+            raise InputError(f"{told} is no part of {self.path}, which runs from 0 to {self.duration:.3f} s")
+        return float(start), end
+
+    def _spread(self, n: int | None, fps: float | None, strategy: str, start: float, stop: float) -> Sequence[float]:
         if n is None and fps is None:
             raise InputError("sample() needs n, a number of frames, or fps, frames a second")
         if n is not None and n < 1:
@@ -151,17 +195,20 @@ class Video:
         if strategy not in get_args(Strategy):
             known = ", ".join(get_args(Strategy))
             raise InputError(f"'strategy' of sample() must be one of {known}. Got {strategy!r}.")
+        length = stop - start
         if fps is not None:
-            count = min(max(1, math.ceil(self.duration * fps - 1e-6)), self.frames * 1000)
+            count = min(max(1, math.ceil(length * fps - 1e-6)), self.frames * 1000)
             if n is None or count <= n:
-                return [min(i / fps, self.duration) for i in range(count)]
+                return [min(start + i / fps, stop) for i in range(count)]
         assert n is not None
         if strategy == "ends":
-            return [float(t) for t in np.linspace(0.0, self.times[-1], n)] if n > 1 else [self.duration / 2]
-        middles = [(i + 0.5) * self.duration / n for i in range(n)]
+            last = max(start, min(stop, float(self.times[-1])))
+            return [float(t) for t in np.linspace(start, last, n)] if n > 1 else [start + length / 2]
+        middles = [start + (i + 0.5) * length / n for i in range(n)]
         if strategy == "keyframes":
             keys = self.times[self._source.keys]
-            return [float(keys[np.abs(keys - t).argmin()]) for t in middles]
+            inside = keys[(keys >= start) & (keys <= stop)]
+            return [float(inside[np.abs(inside - t).argmin()]) for t in middles] if len(inside) else middles
         return middles
 
     def _number(self, time: float) -> int:
@@ -174,26 +221,52 @@ class Video:
             )
         return max(0, int(np.searchsorted(self.times, time + self._slack, side="right")) - 1)
 
-    def _frame(self, number: int) -> Frame:
+    # --- reading them -------------------------------------------------------------------------------------------
+
+    def _all(self, numbers: Sequence[int], progress: Progress | None) -> list[Frame]:
+        frames: list[Frame] = []
+        for frame in self._frames(numbers):
+            frames.append(frame)
+            if progress is not None:
+                progress(len(frames), len(numbers))
+        return frames
+
+    def _frames(self, numbers: Sequence[int]) -> Iterator[Frame]:
+        """Frames of these numbers, ascending."""
+        self._check_open()
+        for number, picture in self._source.several(numbers, self.workers, self._room):
+            yield Frame(picture, float(self.times[number]), number)
+            self._check_open()
+
+    def _check_open(self) -> None:
         if self._closed:
             raise InputError(f"{self.path} is closed; read its frames inside the 'with open_video(...)' block")
-        number, image = self._source.fetch(number)
-        return Frame(image, float(self.times[number]), number)
 
 
-def _pictures(path: Path, image: Image.Image) -> Pictures:
+def _pictures(path: Path, image: Image.Image, limits: Limits) -> Pictures:
     try:
-        check_size(image.size, str(path))  # before anything is decoded
-        return Pictures(path, image)
+        check_size(image.size, str(path), limits)  # before anything is decoded
+        return Pictures(path, image, limits)
     except MediaError:
         image.close()
         raise
 
 
-def open_video(path: str | PathLike[str]) -> Video:
+def open_video(
+    path: str | PathLike[str],
+    *,
+    workers: int | None = None,
+    room: int = ROOM,
+    limits: Limits = DEFAULT,
+    using: str = "pyav",
+) -> Video:
     """Open a video, an animated picture or a still one (one frame) for reading.
+
+    workers: threads that decode; default one for each core. room: bytes of decoded frames that may wait to be read.
+    limits: what is refused as too large. using: the backend, "pyav", "torchcodec", or one of an installed package.
 
     Raises:
         MediaError: the file is missing, empty, damaged, no video or picture, has no frames, or is under 2x2 pixels.
+        InputError: an unknown backend, or one whose package is missing.
     """
-    return Video(path)
+    return Video(path, workers=workers, room=room, limits=limits, using=using)
