@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .packed import in_heads, side_by_side
-from .stream import Code, Coder
+from .stream import Code, Coder, products, sums
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,14 @@ class Plain(Coder):
     def decode(self, code: Code, shape: torch.Size) -> Tensor:
         """The numbers again, float32 (B, g, t, d)."""
         return in_heads(code[0].float(), shape[1])
+
+    def scores(self, code: Code, q: Tensor, shape: torch.Size) -> Tensor:
+        """q (B, g, r, d) float32 -> (B, g, r, t)."""
+        return products(q, in_heads(code[0], shape[1]))
+
+    def mix(self, code: Code, p: Tensor, shape: torch.Size) -> Tensor:
+        """p (B, g, r, t) float32 -> (B, g, r, d)."""
+        return sums(p, in_heads(code[0], shape[1]))
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,14 @@ class Scaled(Coder):
     def decode(self, code: Code, shape: torch.Size) -> Tensor:
         """The numbers again, float32 (B, g, t, d)."""
         return self.inner.decode(code, shape) * self.factor.float()
+
+    def scores(self, code: Code, q: Tensor, shape: torch.Size) -> Tensor:
+        """q (B, g, r, d) float32 -> (B, g, r, t)."""
+        return self.inner.scores(code, q * self.factor.float(), shape)
+
+    def mix(self, code: Code, p: Tensor, shape: torch.Size) -> Tensor:
+        """p (B, g, r, t) float32 -> (B, g, r, d)."""
+        return self.inner.mix(code, p, shape) * self.factor.float()
 
     def select(self, rows: Tensor) -> Coder:
         """For these rows of the batch."""
@@ -87,7 +103,21 @@ class Channels(Coder):
     def decode(self, code: Code, shape: torch.Size) -> Tensor:
         """The numbers again, float32 (B, g, t, d)."""
         part = in_heads(code[0].float(), shape[1])
-        return part.new_zeros(shape).scatter(3, self.index.long()[:, :, None].expand_as(part), part)
+        return self._spread(part, shape[3])
+
+    def scores(self, code: Code, q: Tensor, shape: torch.Size) -> Tensor:
+        """q (B, g, r, d) float32 -> (B, g, r, t)."""
+        index = self.index.long()[:, :, None].expand(-1, -1, q.shape[2], -1)
+        return products(q.gather(3, index), in_heads(code[0], shape[1]))
+
+    def mix(self, code: Code, p: Tensor, shape: torch.Size) -> Tensor:
+        """p (B, g, r, t) float32 -> (B, g, r, d)."""
+        return self._spread(sums(p, in_heads(code[0], shape[1])), shape[3])
+
+    def _spread(self, part: Tensor, d: int) -> Tensor:
+        """part (B, g, t, k) -> (B, g, t, d), zero at the other channels."""
+        index = self.index.long()[:, :, None].expand_as(part)
+        return part.new_zeros(*part.shape[:3], d).scatter(3, index, part)
 
     def select(self, rows: Tensor) -> Coder:
         """For these rows of the batch."""

@@ -8,8 +8,9 @@ every token that is decoded. Its bytes are real: everything that is needed to re
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from ..method import Method
@@ -46,6 +47,37 @@ class Compact(Protocol):
         ...
 
 
+class Attending(Compact, Protocol):
+    """A compact that attends over its entries without reading all of them back.
+
+    One with ``anywhere = True`` is asked on every device, others on a CPU only.
+    """
+
+    def attend(self, q: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Tensor:
+        """As :meth:`Halves.attend`."""
+        ...
+
+
+class Coded(NamedTuple):
+    """What a cache layer hands to our attention in place of keys and values: entries that need not be read back.
+
+    keys, values: (B, g, 1, d) of the token that asks, which is appended once it has.
+    """
+
+    compact: Attending
+    keys: Tensor
+    values: Tensor
+
+    def attend(self, q: Tensor, scaling: float) -> Tensor:
+        """q (B, H, 1, d) -> (B, 1, H, d)."""
+        return self.compact.attend(q, self.keys, self.values, scaling).transpose(1, 2).contiguous()
+
+    def dense(self) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, g, n + 1, d), the last ones exact."""
+        keys, values = self.compact.read()
+        return torch.cat([keys, self.keys], 2), torch.cat([values, self.values], 2)
+
+
 class PackMethod(Method, Protocol):
     """A method of stage cache that compresses: the whole of a layer's entries -> what is kept instead of them."""
 
@@ -63,6 +95,14 @@ class Side(Protocol):
         ...
 
     def read(self) -> Tensor: ...
+
+    def scores(self, q: Tensor) -> Tensor:
+        """Products of q (B, g, r, d) float32 with all entries: (B, g, r, n)."""
+        ...
+
+    def mix(self, p: Tensor) -> Tensor:
+        """Sums of all entries with weights p (B, g, r, n) float32: (B, g, r, d)."""
+        ...
 
     def append(self, x: Tensor) -> None: ...
 
@@ -90,6 +130,16 @@ class Halves:
     def read(self) -> tuple[Tensor, Tensor]:
         """Keys and values, (B, g, n, d)."""
         return self.keys.read(), self.values.read()
+
+    def attend(self, q: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Tensor:
+        """Attention of one token over everything held and over its own entry, which is not held yet.
+
+        q (B, H, 1, d), keys and values (B, g, 1, d) of the token -> (B, H, 1, d) in the dtype of q.
+        """
+        b, h, _, d = q.shape
+        queries = q.view(b, keys.shape[1], -1, d).float() * scaling
+        p = torch.cat([self.keys.scores(queries), queries @ keys.float().mT], 3).softmax(-1)
+        return (self.values.mix(p[..., :-1]) + p[..., -1:] * values.float()).view(b, h, 1, -1).to(q.dtype)
 
     def append(self, keys: Tensor, values: Tensor) -> None:
         """Put (B, g, t, d) new entries behind the others."""

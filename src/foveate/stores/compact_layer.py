@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 
 from ..errors import UnsupportedCallError
 from ..reduction import Reduction
-from .compact import Compact
+from .compact import Coded, Compact
 from .held import HeldLayer
 
 #: What stands beside the entries, and changes with them.
@@ -26,11 +26,11 @@ class CompactLayer(HeldLayer):
         compact: the entries, or None, and ``heads`` how many KV heads they have.
     """
 
-    compact: Compact | None
     heads: int
 
     def __init__(self, window: int | None = None) -> None:
-        self.compact = None
+        self._compact: Compact | None = None
+        self._late: tuple[Tensor, Tensor] | None = None  # the latest entry, until somebody asks for the others
         self._plain: list[Any] = [None, None]
         super().__init__(window)
 
@@ -45,6 +45,18 @@ class CompactLayer(HeldLayer):
         for name in ("record_past", "seen", "incoming", "advance", "asked", "recent", *_BESIDE):
             setattr(new, name, getattr(held, name))
         return new
+
+    @property
+    def compact(self) -> Compact | None:
+        """What is held, the latest entry included."""
+        if self._late is not None and self._compact is not None:
+            late, self._late = self._late, None
+            self._compact.append(*late)
+        return self._compact
+
+    @compact.setter
+    def compact(self, value: Compact | None) -> None:
+        self._compact, self._late = value, None
 
     @property
     def keys(self) -> Any:
@@ -71,6 +83,11 @@ class CompactLayer(HeldLayer):
             return super().entries
         return self.held * self.where.shape[0] * self.heads
 
+    @property
+    def disk_bytes(self) -> int:
+        """Bytes in files."""
+        return int(getattr(self.compact, "disk_bytes", 0))
+
     def dense(self) -> tuple[Tensor, Tensor, Tensor]:
         """keys, values (B, g, held, d) and positions (B, 1 or g, held)."""
         if self.compact is None or self.where is None:
@@ -83,13 +100,29 @@ class CompactLayer(HeldLayer):
         return super().nbytes if self.compact is None else self.compact.nbytes
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Append (B, g, q, d) keys and values; returns everything the new queries may read, the new ones exact."""
+        """Append (B, g, q, d) keys and values; returns everything the new queries may read, the new ones exact.
+
+        A single token, on a CPU and while a plan is on the model, gets a :class:`Coded` in place of tensors: reading
+        packed entries back takes longer than attending over them as they are.
+        """
         if self.compact is None:
             return super().update(key_states, value_states, *args, **kwargs)
+        if self._alone(key_states):
+            coded: Any = Coded(self.compact, key_states, value_states)
+            self._note(key_states)
+            self._late = key_states, value_states
+            return coded, coded
         keys, values = self.compact.read()
         self._note(key_states)
         self.compact.append(key_states, value_states)
         return torch.cat([keys, key_states], -2), torch.cat([values, value_states], -2)
+
+    def _alone(self, new: Tensor) -> bool:
+        """Whether one token was announced, which is done only where our attention runs."""
+        compact = self.compact
+        if not hasattr(compact, "attend") or self.incoming is None or new.shape[-2] > 1 or new.requires_grad:
+            return False
+        return new.device.type == "cpu" or getattr(compact, "anywhere", False)
 
     def _note(self, new: Tensor) -> None:
         """Write down where (B, g, q, d) new entries stand."""

@@ -68,6 +68,16 @@ class Residual(Coder):
         near = self._near(code, shape)
         return near + code[6].float() @ code[7].float().mT if self.rank else near
 
+    def scores(self, code: Code, q: Tensor, shape: torch.Size) -> Tensor:
+        """q (B, g, r, d) float32 -> (B, g, r, t)."""
+        near = q @ self._near(code, shape).mT
+        return near + (q @ code[7].float()) @ code[6].float().mT if self.rank else near
+
+    def mix(self, code: Code, p: Tensor, shape: torch.Size) -> Tensor:
+        """p (B, g, r, t) float32 -> (B, g, r, d)."""
+        near = p @ self._near(code, shape)
+        return near + (p @ code[6].float()) @ code[7].float().mT if self.rank else near
+
     def _near(self, code: Code, shape: torch.Size) -> Tensor:
         """Without the residual."""
         b, g, t, d = shape
@@ -137,6 +147,25 @@ class Projected(Coder):
         b, g, t, _ = shape
         part = self.inner.decode(code, torch.Size((b, 1, t, self.down.shape[-1])))
         return in_heads(part[:, 0] @ self.up.float(), g)
+
+    def scores(self, code: Code, q: Tensor, shape: torch.Size) -> Tensor:
+        """q (B, g, r, d) float32 -> (B, g, r, t)."""
+        b, g, r = q.shape[:3]
+        down = torch.einsum("bgrd,bkgd->bgrk", q, self._up(g).expand(b, -1, -1, -1)).reshape(b, 1, g * r, -1)
+        return self.inner.scores(code, down, self._inside(shape)).view(b, g, r, -1)
+
+    def mix(self, code: Code, p: Tensor, shape: torch.Size) -> Tensor:
+        """p (B, g, r, t) float32 -> (B, g, r, d)."""
+        b, g, r, t = p.shape
+        part = self.inner.mix(code, p.reshape(b, 1, g * r, t), self._inside(shape)).view(b, g, r, -1)
+        return torch.einsum("bgrk,bkgd->bgrd", part, self._up(g).expand(b, -1, -1, -1))
+
+    def _up(self, g: int) -> Tensor:
+        return self.up.float().unflatten(2, (g, -1))
+
+    def _inside(self, shape: torch.Size) -> torch.Size:
+        """What the inner coder was given of this shape."""
+        return torch.Size((shape[0], 1, shape[2], self.down.shape[-1]))
 
     def select(self, rows: Tensor) -> Coder:
         """For these rows of the batch."""

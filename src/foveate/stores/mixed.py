@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from .bits import pack_mask, unpack_mask
 from .stream import Code, Coder, Stretch
@@ -63,6 +65,34 @@ class Mixed(Coder):
         rows = _take(torch.cat([high, low], 2), torch.where(rank < count, rank, self.k + rank - count))
         return torch.empty_like(rows).scatter(2, _order(important)[..., None].expand(shape), rows)
 
+    def scores(self, code: Code, q: Tensor, shape: torch.Size) -> Tensor:
+        """q (B, g, r, d) float32 -> (B, g, r, t)."""
+        found = [coder.scores(part, q, size)[..., :n] for coder, part, n, size in self._halves(code, shape)]
+        return torch.cat(found, 3).gather(3, self._places(code, shape[2])[:, :, None].expand(-1, -1, q.shape[2], -1))
+
+    def mix(self, code: Code, p: Tensor, shape: torch.Size) -> Tensor:
+        """p (B, g, r, t) float32 -> (B, g, r, d)."""
+        at = self._places(code, shape[2])[:, :, None].expand(p.shape)
+        weights = p.new_zeros(*p.shape[:3], self.k + self.rest).scatter(3, at, p)  # none where a head has fewer
+        total, start = p.new_zeros(*p.shape[:3], shape[3]), 0
+        for coder, part, n, size in self._halves(code, shape):
+            total = total + coder.mix(part, pad(weights[..., start : start + n], (0, size[2] - n)), size)
+            start += n
+        return total
+
+    def _places(self, code: Code, t: int) -> Tensor:
+        """(B, g, t): where each entry stands among those of ``high`` and then those of ``low``."""
+        important = unpack_mask(code[0], t)
+        return torch.where(important, important.cumsum(-1) - 1, self.k - 1 + (~important).cumsum(-1))
+
+    def _halves(self, code: Code, shape: torch.Size) -> Iterator[tuple[Coder, Code, int, torch.Size]]:
+        """Coder, code, number of entries and shape as coded, of ``high`` and of ``low``, unless empty."""
+        b, g, _, d = shape
+        first, last = code[1 : 1 + self.tensors], code[1 + self.tensors :]
+        for coder, part, n in ((self.high, first, self.k), (self.low, last, self.rest)):
+            if n:
+                yield coder, part, n, torch.Size((b, g, _whole(coder, n), d))
+
     def select(self, rows: Tensor) -> Coder:
         """For these rows of the batch."""
         return replace(self, high=self.high.select(rows), low=self.low.select(rows))
@@ -91,5 +121,9 @@ def _read(coder: Coder, code: Code, shape: torch.Size, like: Tensor) -> Tensor:
     b, g, t, d = shape
     if not t:
         return torch.zeros(shape, device=like.device)
-    full = t + (-t % coder.block if coder.block else 0)
-    return coder.decode(code, torch.Size((b, g, full, d)))[:, :, :t]
+    return coder.decode(code, torch.Size((b, g, _whole(coder, t), d)))[:, :, :t]
+
+
+def _whole(coder: Coder, t: int) -> int:
+    """Entries that the code of t of them has room for."""
+    return t + (-t % coder.block if coder.block else 0)

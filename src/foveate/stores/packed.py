@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from . import bits as packing
+from .folded import Codes
 from .stream import Code, Coder
 
 
@@ -62,8 +63,26 @@ class Tile:
         return b, t // tokens, tokens, -(-c // channels), channels
 
 
+class Affine(Coder):
+    """What codes of which every number is ``code * scale + low`` have in common: attention does not read them back."""
+
+    def codes(self, code: Code, shape: torch.Size) -> Codes:
+        """The code of a stretch of this shape (B, g, t, d) as it can be attended over."""
+        raise NotImplementedError
+
+    def scores(self, code: Code, q: Tensor, shape: torch.Size) -> Tensor:
+        """Products of q (B, g, r, d) float32 with the entries of this shape (B, g, t, d): (B, g, r, t)."""
+        found = self.codes(code, shape)
+        return found.scores(q) if found.fits else super().scores(code, q, shape)
+
+    def mix(self, code: Code, p: Tensor, shape: torch.Size) -> Tensor:
+        """Sums of the entries of this shape (B, g, t, d) with weights p (B, g, r, t) float32: (B, g, r, d)."""
+        found = self.codes(code, shape)
+        return found.mix(p, shape[3]) if found.fits else super().mix(code, p, shape)
+
+
 @dataclass(frozen=True)
-class Grid(Coder):
+class Grid(Affine):
     """``number = code * scale + low``, for each tile of its own.
 
     Attributes:
@@ -103,6 +122,11 @@ class Grid(Coder):
             codes = ((y - low) / torch.where(scale > 0, scale, 1)).clamp(0, top).round()
         return codes, narrow(scale, dtype)[:, :, 0, :, 0], narrow(low, dtype)[:, :, 0, :, 0]
 
+    def codes(self, code: Code, shape: torch.Size) -> Codes:
+        b, g, t, d = shape
+        cut = self.tile.shape(b, t, g * d)
+        return Codes(*code, self.bits, cut[2], cut[4])
+
     def decode(self, code: Code, shape: torch.Size) -> Tensor:
         """The numbers again, float32 (B, g, t, d)."""
         b, g, t, d = shape
@@ -114,7 +138,7 @@ class Grid(Coder):
 
 
 @dataclass(frozen=True)
-class Signs(Coder):
+class Signs(Affine):
     """One bit for the sign, or three values: -1, 0 and +1 times the mean size of the tile's numbers.
 
     Attributes:
@@ -147,6 +171,15 @@ class Signs(Coder):
         else:
             codes = 1 + (y > scale / 2).to(torch.uint8) - (y < -scale / 2).to(torch.uint8)
         return codes, narrow(scale, self.scales or small(x))[:, :, 0, :, 0]
+
+    def codes(self, code: Code, shape: torch.Size) -> Codes:
+        b, g, t, d = shape
+        cut, (data, scale) = self.tile.shape(b, t, g * d), code
+        if self.raw:
+            step, low = (scale, scale * 0) if self.bits == 1 else (scale * 0 + 1, scale * 0 - 1)
+        else:
+            step, low = (2 * scale.float() if self.bits == 1 else scale), -scale
+        return Codes(data, step, low, self.bits, cut[2], cut[4])
 
     def decode(self, code: Code, shape: torch.Size) -> Tensor:
         """The numbers again, float32 (B, g, t, d)."""

@@ -32,8 +32,5 @@ class Bitmap(Coder):
     def decode(self, code: Code, shape: torch.Size) -> Tensor:
         """The numbers again, float32 (B, g, t, d)."""
         g, d = shape[1], shape[3]
-        mask = in_heads(unpack_mask(code[0], g * d), g)
-        place = (mask.cumsum(-1) - 1).clamp(min=0)
-        if not self.k:
-            return torch.zeros(shape, device=mask.device)
-        return in_heads(code[1].float(), g).gather(-1, place) * mask
+        mask = unpack_mask(code[0], g * d)  # the numbers lie in the order of its ones
+        return in_heads(torch.zeros(mask.shape, device=mask.device).masked_scatter_(mask, code[1].float()), g)

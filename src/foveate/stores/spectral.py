@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -70,6 +71,35 @@ class Spectral(Coder):
             part = unspectrum(signs.decode(code[3 if k else 0 :], wide), self.raw)
             out = out.scatter(3, easy.expand(b, g, t, e), part)
         return out
+
+    def scores(self, code: Code, q: Tensor, shape: torch.Size) -> Tensor:
+        """q (B, g, r, d) float32 -> (B, g, r, t). The transform is linear: it is done to the queries."""
+        total = q.new_zeros(*q.shape[:3], shape[2])
+        for coder, part, index, back, size in self._halves(code, shape):
+            mine = q.gather(3, index.expand(*q.shape[:3], -1))
+            total = total + coder.scores(part, mine if back is None else mine @ back.mT, size)
+        return total
+
+    def mix(self, code: Code, p: Tensor, shape: torch.Size) -> Tensor:
+        """p (B, g, r, t) float32 -> (B, g, r, d)."""
+        out = p.new_zeros(*p.shape[:3], shape[3])
+        for coder, part, index, back, size in self._halves(code, shape):
+            mine = coder.mix(part, p, size)
+            out = out.scatter(3, index.expand(*p.shape[:3], -1), mine if back is None else mine @ back)
+        return out
+
+    def _halves(self, code: Code, shape: torch.Size) -> Iterator[tuple[Coder, Code, Tensor, Tensor | None, torch.Size]]:
+        """Coder, code, channels (B, 1, 1, k), what undoes the transform (numbers, k) or None, and the coded shape."""
+        b, g, t, d = shape
+        hard, easy = self.parts(d)
+        k, e = hard.shape[-1], easy.shape[-1]
+        grid, signs = self.coders(torch.float32)
+        if k:
+            yield grid, code[:3], hard, None, torch.Size((b, g, t, k))
+        if e:
+            width = 2 * e if self.raw else e
+            back = unspectrum(torch.eye(width, device=easy.device), self.raw)
+            yield signs, code[3 if k else 0 :], easy, back, torch.Size((b, g, t, width))
 
     def select(self, rows: Tensor) -> Coder:
         """For these rows of the batch."""

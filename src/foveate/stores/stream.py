@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+
+from .folded import SLICE
 
 #: What a coder makes of a stretch of entries: tensors that list the rows of the batch first.
 Code = tuple[Tensor, ...]
@@ -41,6 +44,24 @@ class Coder:
     def select(self, rows: Tensor) -> Coder:
         """For these rows of the batch; a coder with state returns another one."""
         return self
+
+    def scores(self, code: Code, q: Tensor, shape: torch.Size) -> Tensor:
+        """Products of q (B, g, r, d) float32 with the entries of this shape (B, g, t, d): (B, g, r, t)."""
+        return torch.cat([q @ x.mT for _, x in self._read(code, shape)], 3)
+
+    def mix(self, code: Code, p: Tensor, shape: torch.Size) -> Tensor:
+        """Sums of the entries of this shape (B, g, t, d) with weights p (B, g, r, t) float32: (B, g, r, d)."""
+        return torch.stack([p[..., at] @ x for at, x in self._read(code, shape)]).sum(0)
+
+    def _read(self, code: Code, shape: torch.Size) -> Iterator[tuple[slice, Tensor]]:
+        """The entries, some at a time where they are coded in blocks: which, and (B, g, some, d) float32."""
+        b, g, t, d = shape
+        step = max(1, SLICE // self.block) if self.block else 0
+        for at in range(0, t, step * self.block or max(1, t)):
+            stop = min(t, at + step * self.block) if step else t
+            blocks = slice(at // self.block, stop // self.block) if step else slice(None)
+            part = tuple(c[:, blocks] for c in code) if step else code
+            yield slice(at, stop), self.decode(part, torch.Size((b, g, stop - at, d)))
 
 
 @dataclass(frozen=True)
@@ -92,6 +113,20 @@ class Stream:
         whole = self.recent
         return torch.cat([self.sink, *(self._plain(s).to(whole.dtype) for s in self.stretches), whole], 2)
 
+    def scores(self, q: Tensor) -> Tensor:
+        """Products of q (B, g, r, d) float32 with all entries: (B, g, r, n)."""
+        coded = [s.coder.scores(s.code, q, self._shape(s)) for s in self.stretches]
+        return torch.cat([products(q, self.sink), *coded, products(q, self.recent)], 3)
+
+    def mix(self, p: Tensor) -> Tensor:
+        """Sums of all entries with weights p (B, g, r, n) float32: (B, g, r, d)."""
+        sizes = [self.sink.shape[2], *(s.t for s in self.stretches), self.recent.shape[2]]
+        first, *mine, last = p.split(sizes, 3)
+        total = sums(first, self.sink) + sums(last, self.recent)
+        for s, w in zip(self.stretches, mine):
+            total = total + s.coder.mix(s.code, w, self._shape(s))
+        return total
+
     def append(self, x: Tensor) -> None:
         """Put x (B, g, t, d) behind the others."""
         if not self.stretches and not self.recent.shape[2] and self.sink.shape[2] < self.sinks:
@@ -125,9 +160,12 @@ class Stream:
                     recent = recent[:, :, whole:]
         self._take(recent)
 
-    def _plain(self, s: Stretch) -> Tensor:
+    def _shape(self, s: Stretch) -> torch.Size:
         b, g, _, d = self.recent.shape
-        return s.coder.decode(s.code, torch.Size((b, g, s.t, d)))
+        return torch.Size((b, g, s.t, d))
+
+    def _plain(self, s: Stretch) -> Tensor:
+        return s.coder.decode(s.code, self._shape(s))
 
     def _take(self, recent: Tensor) -> None:
         """Code what is due of the recent entries."""
@@ -168,6 +206,14 @@ class Whole:
         """(B, g, n, d)."""
         return self.x
 
+    def scores(self, q: Tensor) -> Tensor:
+        """Products of q (B, g, r, d) float32 with all entries: (B, g, r, n)."""
+        return products(q, self.x)
+
+    def mix(self, p: Tensor) -> Tensor:
+        """Sums of all entries with weights p (B, g, r, n) float32: (B, g, r, d)."""
+        return sums(p, self.x)
+
     def append(self, x: Tensor) -> None:
         """Put x (B, g, t, d) behind the others."""
         self.x = torch.cat([self.x, x], 2)
@@ -179,3 +225,16 @@ class Whole:
     def crop(self, n: int) -> None:
         """Keep the first n entries."""
         self.x = self.x[:, :, :n].clone()
+
+
+def products(q: Tensor, x: Tensor) -> Tensor:
+    """q (B, g, r, d) float32 with x (B, g, n, d) of any dtype: (B, g, r, n) float32."""
+    return torch.cat([q @ some.float().mT for some in x.split(SLICE, 2)], 3)
+
+
+def sums(p: Tensor, x: Tensor) -> Tensor:
+    """x (B, g, n, d) of any dtype with weights p (B, g, r, n) float32: (B, g, r, d) float32."""
+    total = p.new_zeros(*p.shape[:3], x.shape[3])
+    for w, some in zip(p.split(SLICE, 3), x.split(SLICE, 2)):
+        total = total + w @ some.float()
+    return total
