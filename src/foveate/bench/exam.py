@@ -22,6 +22,7 @@ from ..lab.tasks import Item, generate, load, score, write
 from ..load import Loaded
 from ..prompt import Prompt
 from ..spec import Plan
+from .once import once
 
 #: Tasks by family of the plots; "small_text" is "read" with a few letters smaller than a patch.
 FAMILIES: dict[str, tuple[str, ...]] = {
@@ -43,12 +44,14 @@ class Batch:
         at: their numbers in the exam. prompt: up to the first question, with its image.
         rest: ids that follow the first question in a conversation, one list for each row; empty without one.
         most: new tokens, one more than the longest answer, so that an answer that runs on is seen to.
+        seen: what the vision tower made of the prompt, once a plan has been asked.
     """
 
     at: tuple[int, ...]
     prompt: Prompt
     rest: tuple[tuple[int, ...], ...]
     most: int
+    seen: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass
@@ -173,8 +176,9 @@ def ask(exam: Exam, loaded: Loaded, plan: Any) -> Sheet:
     """
     n = len(exam.items)
     sheet = Sheet([""] * n, [1.0] * n, [None] * n)
+    made = Plan.of(plan)
     for batch in exam.batches:
-        with apply(loaded.model, Plan.of(plan)) as report:
+        with once(loaded.model, made, batch.seen), apply(loaded.model, made) as report:
             texts = _answers(loaded, batch)
         for i, text in zip(batch.at, texts):
             sheet.said[i] = text
