@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,12 @@ from ..builtin import default_model
 from ..errors import InputError
 from ..load import Loaded, load
 from ..prompt import Progress
+from ..spec import Plan
 from ..stream.memory import within
 from ..stream.recall import Source, Sourced, answer_from
 from ..stream.relevance import fits, words
 from ..stream.seen import Seen
-from ..stream.split import split
+from ..stream.split import asks, split
 from .recipe import Recipe, model_hash
 from .table import Archive, Clip, Video, center
 
@@ -47,7 +47,8 @@ def ask_store(
 
     Args:
         store: what :func:`foveate.archive.index` filled.
-        model: the model that filled it. plan: the plan it was filled with, if the store holds several.
+        model: the model that filled it. plan: the plan it was filled with, if the store holds several; its stages after
+            the inputs may be others.
         videos: names or paths of those to answer from; all of them by default.
         budget: most visual tokens in the prompt. by: how clips are compared with the question at the end; see
             :func:`foveate.stream.relevance.fits`.
@@ -66,7 +67,8 @@ def ask_store(
     loaded = model if isinstance(model, Loaded) else load(default_model() if model is None else model)
     chosen = _chosen(archive, there, loaded, plan, question)
     picked = _picked(archive, chosen, loaded, question, budget, by)
-    late = split(plan_of(chosen[0].recipe.plan or "none"), known=chosen[0].recipe.question is not None)[1]
+    whole = plan_of((chosen[0].recipe.plan or "none") if plan is None else plan)
+    late = split(whole, known=chosen[0].recipe.question is not None)[1]
     names = _labels(chosen)
     parts, told = [], []
     for key in sorted({c.key for c, _, _ in picked}, key=lambda k: names[k]):
@@ -76,20 +78,9 @@ def ask_store(
         told.append(Source(names[clip.key], clip.start, clip.stop, score, seen.n))
     if len(parts) == 1:
         parts = [("", parts[0][1])]
-    said = answer_from(
-        loaded, parts, question, late, told, max_new_tokens=max_new_tokens, seed=seed, progress=progress
-    )
-    said.report.plan = chosen[0].recipe.plan
+    said = answer_from(loaded, parts, question, late, told, max_new_tokens=max_new_tokens, seed=seed, progress=progress)
+    said.report.plan = str(whole)
     return said
-
-
-@dataclass(frozen=True)
-class _Key:
-    """What must agree between entries that one answer is given from."""
-
-    first: tuple[tuple[str, str], ...]
-    plan: str
-    question: str | None
 
 
 def _named(archive: Archive, there: list[Video], names: Sequence[str]) -> list[Video]:
@@ -121,12 +112,11 @@ def _chosen(archive: Archive, there: list[Video], loaded: Loaded, plan: Any, que
         asked = sorted({str(v.recipe.question) for v in own})
         raise InputError(f"these videos were indexed for other questions only: {'; '.join(asked[:4])}")
     if plan is not None:
-        text = str(plan_of(plan))
-        free = [v for v in free if v.recipe.plan == text]
+        free = [v for v in free if v.recipe.first == _first(plan_of(plan), v.recipe)]
         if not free:
             plans = sorted({v.recipe.plan or "none" for v in own})
-            raise InputError(f"nothing was indexed with the plan {text!r}; there is {'; '.join(plans)}")
-    ways = {_way(v.recipe) for v in free}
+            raise InputError(f"nothing was indexed with the plan {str(plan_of(plan))!r}; there is {'; '.join(plans)}")
+    ways = {(v.recipe.first, v.recipe.question, "" if plan is not None else v.recipe.plan) for v in free}
     if len(ways) > 1:
         plans = sorted({v.recipe.plan or "none" for v in free})
         raise InputError(f"the videos were indexed in {len(ways)} ways ({'; '.join(plans)}); say which with 'plan'")
@@ -134,8 +124,10 @@ def _chosen(archive: Archive, there: list[Video], loaded: Loaded, plan: Any, que
     return sorted(unique.values(), key=lambda v: (v.name, v.key))
 
 
-def _way(recipe: Recipe) -> _Key:
-    return _Key(recipe.first, recipe.plan, recipe.question)
+def _first(plan: Plan, recipe: Recipe) -> tuple[tuple[str, str], ...]:
+    """What of a plan runs while encoding, told as the entry's recipe tells it."""
+    known = recipe.question is not None and any(asks(m) for m in plan.at("inputs"))
+    return Recipe.of(recipe.model, plan, recipe.fps, recipe.clip, recipe.question if known else None).first
 
 
 def _labels(chosen: Sequence[Video]) -> dict[str, str]:

@@ -24,7 +24,9 @@ from .table import Archive, rows
 from .table import Video as Entry
 
 #: Suffixes of the files that are taken of a folder.
-SUFFIXES = frozenset(".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .flv .gif .wmv .ogv .3gp".split())
+SUFFIXES = frozenset(
+    f".{s}" for s in ("mp4", "m4v", "mov", "mkv", "webm", "avi", "mpg", "mpeg", "ts", "flv", "gif", "wmv", "ogv", "3gp")
+)
 #: Clips that are written together.
 TOGETHER = 64
 
@@ -170,9 +172,7 @@ def failed(path: Path, error: FoveateError) -> Indexed:
     return Indexed(str(path), "failed", error=" ".join(str(error).split()))
 
 
-def _one(
-    path: Path, archive: Archive, maker: Encoder, known: dict[str, Entry], progress: Progress | None
-) -> Indexed:
+def _one(path: Path, archive: Archive, maker: Encoder, known: dict[str, Entry], progress: Progress | None) -> Indexed:
     media = media_hash(path)
     key = maker.recipe.key(media)
     if (there := known.get(key)) is not None:

@@ -105,7 +105,9 @@ def media_hash(path: str | PathLike[str]) -> str:
 def model_hash(loaded: Loaded) -> str:
     """SHA-256 of all weights and buffers (bit by bit, in their dtype), the config, and how frames become pixels."""
     made = hashlib.sha256()
-    config = {k: v for k, v in loaded.model.config.to_dict().items() if k not in ("_name_or_path", "transformers_version")}
+    config = {
+        k: v for k, v in loaded.model.config.to_dict().items() if k not in ("_name_or_path", "transformers_version")
+    }
     made.update(json.dumps(config, sort_keys=True, default=str).encode())
     made.update(json.dumps(_pixels(loaded.builder), sort_keys=True, default=str).encode())
     vocabulary = getattr(loaded.builder.tokenizer, "chat_template", None)

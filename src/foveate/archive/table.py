@@ -282,3 +282,24 @@ def center(weight: torch.Tensor, rows: int = 16384) -> torch.Tensor:
     """The mean of a vocabulary's embeddings (V, D) -> (D,) float32, taken in pieces."""
     total = sum((part.sum(0, dtype=torch.float64) for part in weight.detach().split(rows)), torch.zeros(1))
     return (total / len(weight)).float()
+
+
+def clip_table(width: int, clips: list[dict[str, Any]]) -> bytes:
+    """Rows of the table of clips as an Arrow stream, to send to another process."""
+    import pyarrow as pa
+
+    schema = _clip_schema(width)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, schema) as out:
+        out.write_table(pa.Table.from_pylist(clips, schema=schema))
+    sent: bytes = sink.getvalue().to_pybytes()
+    return sent
+
+
+def clip_rows(sent: bytes) -> list[dict[str, Any]]:
+    """From :func:`clip_table`."""
+    import pyarrow as pa
+
+    with pa.ipc.open_stream(sent) as read:
+        out: list[dict[str, Any]] = read.read_all().to_pylist()
+    return out

@@ -139,6 +139,7 @@ def _seen(
         side=layout.side[which].to(device),
         size=size[mine].clone(),
         tail=x[rank[end]].clone(),
+        over=torch.tensor([times[0], times[-1]], dtype=torch.float64, device=device),
     )
 
 

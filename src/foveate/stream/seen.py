@@ -31,6 +31,7 @@ class Seen:
         side: (m,) int64, the longer side of that grid in tokens, 0 where there is none.
         size: (m,) float32, how many tokens of the encoder each stands for.
         tail: (e, D) tokens that end a video (a line break, in some families).
+        over: (2,) float64, seconds of the first and of the last frame that was looked at, whether it left a token or not.
     """
 
     x: Tensor
@@ -42,6 +43,7 @@ class Seen:
     side: Tensor
     size: Tensor
     tail: Tensor
+    over: Tensor
 
     @property
     def n(self) -> int:
@@ -55,10 +57,8 @@ class Seen:
 
     @property
     def span(self) -> tuple[float, float]:
-        """Seconds of the first and of the last frame that left a token."""
-        if not self.n:
-            raise InputError("nothing is remembered of this stretch of video")
-        return float(self.time.min()), float(self.late.max())
+        """Seconds of the first and of the last frame that was looked at."""
+        return float(self.over[0]), float(self.over[1])
 
     def tokens(self) -> Tokens:
         """One row of tokens as methods of stage inputs see them; views of the grid are slots."""
@@ -103,4 +103,5 @@ class Seen:
         if not parts:
             raise InputError("nothing was seen yet; push frames first")
         new = {name: torch.cat([getattr(p, name) for p in parts]) for name in _EACH}
-        return cls(**new, deep=torch.cat([p.deep for p in parts], 1), tail=parts[-1].tail)
+        over = torch.stack([parts[0].over[0], parts[-1].over[1]])
+        return cls(**new, deep=torch.cat([p.deep for p in parts], 1), tail=parts[-1].tail, over=over)
