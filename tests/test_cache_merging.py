@@ -87,6 +87,6 @@ def test_ems_evicts_what_resembles_nothing_and_merges_the_rest() -> None:
     assert 1 < float(out(keys[0])[0, 0].norm() / keys[0, 0, 1].norm()) < 2
 
 
-def test_sparsity_counts_what_is_seen() -> None:
-    rows = torch.tensor([[0.0, 0.0, 0.0], [0.999, 0.001, 0.0]])[None, None]
-    assert sparsity(rows, 0.01).tolist() == [0.5]
+def test_sparsity_counts_what_is_read() -> None:
+    rows = torch.tensor([[0.0, 0.0, 0.0, 0.0], [0.999, 0.001, 0.0, 0.0]])[None, None]
+    assert sparsity(rows, 0.01).tolist() == [0.75]

@@ -44,4 +44,5 @@ def gaussian_shares(keys: Tensor, run: Tensor, pivot: Tensor) -> Tensor:
     scale = torch.zeros(runs, device=keys.device).index_add(0, run, far) / count.clamp(min=1)
     ratio = far / scale.masked_fill(scale == 0, 1)[run]
     weight = (-ratio.square()).exp()
-    return weight / torch.zeros(runs, device=keys.device).index_add(0, run, weight)[run]
+    share: Tensor = weight / torch.zeros(runs, device=keys.device).index_add(0, run, weight)[run]
+    return share

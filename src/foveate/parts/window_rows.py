@@ -36,7 +36,8 @@ def column_entropy(rows: Tensor) -> Tensor:
     """How evenly an entry's attention is spread over the queries, in nats: (..., w, n) -> (..., n)."""
     total = rows.sum(-2, keepdim=True)
     share = rows / total.masked_fill(total == 0, 1)
-    return -torch.special.xlogy(share, share).sum(-2)
+    spread: Tensor = -torch.special.xlogy(share, share).sum(-2)
+    return spread
 
 
 def output_gradient(rows: Tensor, values: Tensor) -> Tensor:
@@ -53,13 +54,13 @@ def output_gradient(rows: Tensor, values: Tensor) -> Tensor:
 
 
 def sparsity(rows: Tensor, part: float) -> Tensor:
-    """Share of what queries see that they nearly ignore: below ``part`` of the row's peak. (B, H, w, n) -> (B,).
+    """Share of the entries that queries nearly ignore: below ``part`` of the row's peak. (B, H, w, n) -> (B,).
 
-    Rows of padding, all zero, do not count; what a query does not see is zero and does not count either.
+    Rows of padding, all zero, do not count. What a query cannot see counts as ignored, the same in every layer.
     """
-    seen = rows > 0
-    used = seen & (rows >= part * rows.amax(-1, keepdim=True))
-    count = seen.flatten(1).sum(-1).clamp(min=1)
+    peak = rows.amax(-1, keepdim=True)
+    used = (rows > 0) & (rows >= part * peak)
+    count = (peak > 0).flatten(1).sum(-1).clamp(min=1) * rows.shape[-1]
     share: Tensor = 1 - used.flatten(1).sum(-1) / count
     return share
 

@@ -26,6 +26,7 @@ from .entries import Recent, Sources, before, entries, received
 from .funnel import Funnel
 from .model import Anatomy, attention_of
 from .tap import Seen, Watch
+from .whole import Whole
 
 
 class _Shrink(Watch):
@@ -47,7 +48,10 @@ class _Shrink(Watch):
         held = call.held(self.layer) if call is not None else None
         if held is None or call is None:
             return
-        if held.window is not None:
+        replay = self.site.whole.replay
+        if replay is not None and replay.running:
+            replay.look(self.layer, held, seen)
+        elif held.window is not None:
             if call.first:
                 self.site.skip()
         elif call.piece is not None and call.piece.prefill:
@@ -67,9 +71,11 @@ class CacheSite:
         self.tallied = any("received" in m.card.needs for m in self.lasting)
         self.warned = False
         self.sources = Sources(anatomy)
+        self.whole = Whole(self)
 
     def place(self, stack: ExitStack) -> dict[nn.Module, list[Watch]]:
         """Put on the hooks that signals need; returns the attention watchers to install."""
+        self.whole.place(stack)
         self.sources.place({n for m in self.methods for need in m.card.needs for n in need.split("|")}, stack)
         return {attention_of(layer): [_Shrink(self, i)] for i, layer in enumerate(self.anatomy.layers)}
 
@@ -86,7 +92,7 @@ class CacheSite:
         if self.tallied:
             keys, _, where = held.dense()
             held.add(received(recent, keys, where, seen.scaling))
-        for m in self.methods:
+        for m in self.methods[: self.whole.first]:
             row = self.report.row("cache", str(m))
             full, heads = held.nbytes, self._heads()
             row.tokens_in += held.entries // heads
@@ -99,6 +105,8 @@ class CacheSite:
             row.tokens_out += held.entries // heads
             row.kv_bytes += held.nbytes
             row.kv_bytes_full += full
+        if self.whole.first < len(self.methods):
+            self.whole.wait(layer, held, recent, seen.scaling, call)
         held.asked = held.seen
         if self.lasting:
             held.recent = recent.last(self._window())

@@ -122,7 +122,7 @@ def output_of(anatomy: Anatomy, layer: int) -> Any:
 
 def given(anatomy: Anatomy) -> set[str]:
     """Signals of stage cache that a model can give."""
-    found = {"queries", "received"}
+    found = {"queries", "received", "recalled"}
     if frequencies(anatomy, 0) is not None:
         found |= {"rotary", "raw_queries"}
     if (projection := output_of(anatomy, 0)) is not None and projection.weight.ndim == 2:

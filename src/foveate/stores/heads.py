@@ -14,7 +14,8 @@ from .stream import Code, Coder
 def grouped(x: Tensor, group: int) -> Tensor:
     """(B, g, t, d) -> (B, G, t, group d): heads of a group side by side, zeros where the last one has fewer."""
     x = pad(x, (0, 0, 0, 0, 0, -x.shape[1] % group))
-    return x.unflatten(1, (-1, group)).transpose(2, 3).flatten(3)
+    side: Tensor = x.unflatten(1, (-1, group)).transpose(2, 3).flatten(3)
+    return side
 
 
 def directions(x: Tensor, group: int, rank: int) -> Tensor:
@@ -56,7 +57,8 @@ class GroupedHeads(Coder):
     def decode(self, code: Code, shape: torch.Size) -> Tensor:
         """The numbers again, float32 (B, g, t, d)."""
         flat = code[0].float().transpose(1, 2) @ self.basis.float().mT  # (B, G, t, group d)
-        return flat.unflatten(3, (self.group, -1)).transpose(2, 3).flatten(1, 2)[:, : shape[1]]
+        heads: Tensor = flat.unflatten(3, (self.group, -1)).transpose(2, 3).flatten(1, 2)
+        return heads[:, : shape[1]]
 
     def select(self, rows: Tensor) -> Coder:
         """For these rows of the batch."""
