@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from . import ablation, image, methods, prefill, results, video
+from . import ablation, decode_media, image, methods, prefill, results, video
 
 
 def main() -> None:
@@ -28,6 +28,7 @@ def main() -> None:
     image.add(what)
     video.add(what)
     ablation.add(what)
+    decode_media.add(what)
     listing = what.add_parser("goals", help="every goal of the results, those that fall short first")
     listing.add_argument("--results", type=Path, default=Path("results"))
     args = parser.parse_args()
@@ -38,6 +39,9 @@ def main() -> None:
         return
     if args.what in ("image", "video", "foveal"):
         {"image": image, "video": video, "foveal": ablation}[args.what].main(args)
+        return
+    if args.what == "decode_media":
+        decode_media.main(args)
         return
     if args.what == "methods":
         methods.study(args.out, args.sizes, args.repeats, args.only, args.small)
