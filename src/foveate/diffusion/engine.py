@@ -108,7 +108,7 @@ def generate(
         PlanError: an unknown schedule; UnsupportedCallError: a cache for a model that keeps none.
     """
     ask = _checked(model, ids, schedule, length, block, steps, cache, temperature, guidance, stop, mask_id, eos_id)
-    rows, prompt = ids.shape
+    rows = len(ids)
     valid = None
     if attention_mask is not None and not bool(attention_mask.all()):
         valid = torch.nn.functional.pad(attention_mask.bool(), (0, length), value=True)
@@ -269,7 +269,7 @@ class _Run:
 
 
 def _plan(masks: Tensor, ask: _Ask, size: int) -> Callable[[int], Tensor]:
-    """The fixed plan of a block: masks (B,) split evenly over its share of the steps, the first ones taking one more."""
+    """The fixed plan of a block: masks (B,) split evenly over its share of the steps, the first take one more."""
     share = max(1, ask.steps * size // ask.length)
 
     def quota(step: int) -> Tensor:

@@ -17,7 +17,7 @@ NAMES = ("up.weight", "up.bias", "down.weight", "down.bias")
 
 
 class Filter(nn.Module):
-    """(..., size) confidences -> (..., size) logits of "this position's token is final". Hidden width twice the size."""
+    """(..., size) confidences -> (..., size) logits of "this token is final". Hidden width: twice the size."""
 
     def __init__(self, size: int, hidden: int | None = None) -> None:
         super().__init__()

@@ -2,8 +2,9 @@
 
 Chen et al., "dParallel: Learnable Parallel Decoding for dLLMs", 2025. https://arxiv.org/abs/2509.26488
 
-What makes it fast is the training: :func:`foveate.diffusion.certainty.distil` lets a model follow its own slow runs while
-it is pushed to low entropy where it is right. This schedule is the decoding that goes with it, and runs on any model.
+What makes it fast is the training: :func:`foveate.diffusion.certainty.distil` lets a model follow its own slow runs
+while it is pushed to low entropy where it is right. This schedule is the decoding that goes with it; it runs on any
+model.
 """
 
 from __future__ import annotations
