@@ -13,7 +13,9 @@ from .tokens import Entries, Tokens
 if TYPE_CHECKING:
     from .apply import apply
     from .ask import Answer, ask
+    from .edit import edit_cache
     from .load import Loaded, load
+    from .stores.saved import load_cache, save_cache
     from .stream import Stream
 
 __version__ = "0.1.0"
@@ -32,15 +34,28 @@ __all__ = [
     "Tokens",
     "apply",
     "ask",
+    "edit_cache",
     "load",
+    "load_cache",
     "method",
     "methods",
     "option",
     "parse",
+    "save_cache",
 ]
 
 #: Names whose modules import transformers; they are read when first used, so that ``import foveate`` stays light.
-_LATER = {"Answer": "ask", "Loaded": "load", "Stream": "stream", "apply": "apply", "ask": "ask", "load": "load"}
+_LATER = {
+    "load_cache": "stores.saved",
+    "save_cache": "stores.saved",
+    "Answer": "ask",
+    "Loaded": "load",
+    "Stream": "stream",
+    "apply": "apply",
+    "ask": "ask",
+    "edit_cache": "edit",
+    "load": "load",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -40,16 +40,21 @@ class Piece:
     Attributes:
         prefill: whether the longer one began with an empty cache.
         last: whether this is its last part.
-        total: tokens of the longer one in each row, padding included.
+        whole: the longer one.
         left: by layer, entries and bytes held after the part before this one; kept by who shortens the cache.
         visual: (B, positions) bool, where the longer one's visual tokens stand, or None if it is no prefill.
     """
 
     prefill: bool
     last: bool
-    total: int
+    whole: Call
     left: dict[int, tuple[int, int]]
     visual: Tensor | None = None
+
+    @property
+    def total(self) -> int:
+        """Tokens of the longer one in each row, padding included."""
+        return self.whole.m
 
 
 @dataclass

@@ -40,6 +40,11 @@ def check(parts: Anatomy, steps: Plan, chunk: int | None) -> None:
         raise PlanError(
             f"chunk={chunk} reads a prompt in pieces, and {parts.name} has no language model that reads one"
         )
+    if again := [m for m in steps.at("cache") if "recalled" in {need.split("|")[0] for need in m.card.needs}]:
+        raise PlanError(
+            f"{again[0].name} has the model read the whole prompt twice before it evicts, so chunk={chunk} would bound "
+            "nothing; use another cache method, or leave chunk out"
+        )
     if inside := steps.at("layers"):
         raise PlanError(
             f"{inside[0].name} chooses among all visual tokens inside the layers, and with chunk={chunk} no layer sees "
@@ -86,7 +91,7 @@ class Chunks:
             # where tokens were dropped, a piece stands for those as well: up to where its last token stood
             stood = call.index[:, at:stop].masked_fill(~call.kept[:, at:stop], -1)
             upto = start + (call.n if stop == call.m else max(stop, int(stood.max()) + 1))
-            piece = self._piece(call, at, stop, upto - seen, Piece(call.first, stop == call.m, call.m, left, visual))
+            piece = self._piece(call, at, stop, upto - seen, Piece(call.first, stop == call.m, call, left, visual))
             self.funnel.current.call = piece
             held = self._held(cache)  # heads that came to hold different numbers made a layer another object
             for layer in held:

@@ -2,8 +2,9 @@
 
 What a method is asked about, by its ``pieces``: "held" (the default), all that is held, with its share turned into a
 number of the whole prompt's entries; "new", the piece that was just read, for methods that cut a prompt group by group;
-"end", everything, once, after the last piece. Methods that compress are asked at the end. A method may say what it
-wants of one piece by ``between(entries, total, last)``, which returns a method; total: entries of the whole prompt.
+"end", everything, once, after the last piece. Methods that compress, or that wait for all layers, are asked at the end.
+A method may say what it wants of one piece by ``between(entries, total, last)``, which returns a method; total: entries
+of the whole prompt.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 def when(m: Any) -> str:
     """ "held", "new" or "end": what a cache method is asked while a prompt is read in pieces."""
-    return "end" if hasattr(m, "pack") else str(getattr(m, "pieces", "held"))
+    return "end" if hasattr(m, "pack") or hasattr(m, "settle") else str(getattr(m, "pieces", "held"))
 
 
 def shrink(site: CacheSite, layer: int, held: HeldLayer, seen: Seen, call: Call) -> None:
@@ -44,7 +45,7 @@ def shrink(site: CacheSite, layer: int, held: HeldLayer, seen: Seen, call: Call)
         held.add(received(new, keys, where, seen.scaling))
     count, size = piece.left.get(layer, (0, 0))
     heads = site._heads()
-    for m in site.methods:
+    for m in site.methods[: site.whole.first]:
         if when(m) == "end" and not piece.last:
             continue
         row = site.report.row("cache", str(m))
@@ -62,6 +63,8 @@ def shrink(site: CacheSite, layer: int, held: HeldLayer, seen: Seen, call: Call)
         row.tokens_out += (held.entries - (0 if ended else count)) // heads
         row.kv_bytes += held.nbytes - (0 if ended else size)
     piece.left[layer] = (held.entries, held.nbytes)
+    if piece.last and site.whole.first < len(site.methods):
+        site.whole.wait(layer, held, recent, seen.scaling, piece.whole)
     held.asked = held.seen
     if not piece.last:
         held.recent = recent.last(window)

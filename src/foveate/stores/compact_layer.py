@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 
 from ..errors import UnsupportedCallError
 from ..reduction import Reduction
-from .compact import Coded, Compact
+from .compact import Attending, Coded, Compact
 from .held import HeldLayer
 
 #: What stands beside the entries, and changes with them.
@@ -108,7 +108,7 @@ class CompactLayer(HeldLayer):
         if self.compact is None:
             return super().update(key_states, value_states, *args, **kwargs)
         if self._alone(key_states):
-            coded: Any = Coded(self.compact, key_states, value_states)
+            coded: Any = Coded(cast(Attending, self.compact), key_states, value_states)
             self._note(key_states)
             self._late = key_states, value_states
             return coded, coded

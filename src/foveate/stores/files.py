@@ -23,7 +23,7 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         t = tensors[name]
         found.update(f"{name}|{t.dtype}|{tuple(t.shape)}|".encode())
-        found.update(memoryview(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
+        found.update(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 
@@ -53,11 +53,33 @@ def write(path: Path, data: bytes) -> None:
             Path(name).unlink(missing_ok=True)
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> int:
-    """Put tensors at ``path`` as :func:`write` does; returns the size of the file in bytes."""
+def encoded(tensors: Mapping[str, Tensor]) -> bytes:
+    """Tensors as the bytes of a safetensors file; each one alone, whatever memory it shares."""
     from safetensors.torch import save
 
-    data = save({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()})
+    data: bytes = save({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()})
+    return data
+
+
+def decoded(data: bytes, path: Path) -> dict[str, Tensor]:
+    """The reverse; ``path`` is where the bytes came from.
+
+    Raises:
+        CacheFileError: they are no safetensors file.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        found: dict[str, Tensor] = load(data)
+        return found
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise CacheFileError(f"{str(path)!r} is damaged: {' '.join(str(error).split())}") from error
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> int:
+    """Put tensors at ``path`` as :func:`write` does; returns the size of the file in bytes."""
+    data = encoded(tensors)
     write(path, data)
     return len(data)
 

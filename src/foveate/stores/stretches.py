@@ -8,7 +8,7 @@ padded and nothing is copied.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -99,6 +99,17 @@ class Pack:
     def lay(self, rows: Sequence[int]) -> Pack:
         """These stretches in a buffer of their own."""
         return Pack(self.tensors, [self.lengths[r] for r in rows], lambda i: self.stretch(rows[i]), self.free)
+
+    def saved(self) -> dict[str, Any]:
+        """What it takes to make it again, without the room between stretches."""
+        rows = [self.stretch(r) for r in range(len(self.lengths))]
+        return {"lengths": self.lengths, "tensors": [torch.cat(parts) for parts in zip(*rows)]}
+
+    @classmethod
+    def revive(cls, saved: dict[str, Any]) -> Pack:
+        """The reverse of :meth:`saved`."""
+        rows = list(zip(*(t.split(saved["lengths"]) for t in saved["tensors"])))
+        return cls(saved["tensors"], saved["lengths"], lambda r: rows[r])
 
     def grow(self, more: int) -> None:
         """Make room for ``more`` entries in every stretch; keys are moved and freed before values are."""

@@ -193,6 +193,29 @@ class Tiered:
         keys, values = (torch.stack(side) for side in zip(*made))
         return keys, values
 
+    def saved(self) -> dict[str, Any]:
+        """What it takes to make it again, with everything read into memory."""
+        keys, values = self.read()
+        return {
+            "keys": keys,
+            "values": values,
+            "size": self.size,
+            "fan": self.fan,
+            "keep": self.keep,
+            "device": self.limits[0],
+            "host": self.limits[1],
+            "recent": self.recent,
+            "folder": self.folder,
+            "heat": [[c.heat for c in row.chunks] for row in self.rows],
+        }
+
+    @classmethod
+    def revive(cls, saved: dict[str, Any]) -> Tiered:
+        """The reverse of :meth:`saved`: chunks have the heat they had."""
+        heat = torch.tensor(saved["heat"]).repeat_interleave(saved["size"], 1) / saved["size"]
+        rest = saved["keys"].shape[2] - heat.shape[1]
+        return cls(**saved | {"heat": torch.cat([heat, torch.zeros(len(heat), rest)], 1)})
+
     def attend(self, q: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Tensor:
         """Exact attention of the newest token over the chunks it may care about and over the newest entries.
 
