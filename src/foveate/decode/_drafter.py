@@ -26,6 +26,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from ..method import Method
+from ..parts.trees import Tree
 from ..parts.verify import Verdict
 
 
@@ -41,8 +42,8 @@ class Draft:
         parents: (gamma,) int64 for a tree, the same shape in every row: the guess that each follows, -1 for the text
             itself; a guess comes after the one it follows. None is a chain. Where trees cannot be read
             (``turn.trees`` is False) the branch of first children is.
-        rule: another way to accept a chain when sampling, (target logits as the processors leave them (B, gamma + 1, V),
-            tokens, uniform (B, gamma), last (B,)) -> Verdict; None is exact.
+        rule: another way to accept a chain when sampling, (the target's logits as the processors leave them
+            (B, gamma + 1, V), tokens, uniform (B, gamma), last (B,)) -> Verdict; None is exact.
     """
 
     tokens: Tensor
@@ -84,6 +85,10 @@ class Reader(Protocol):
         """Read tokens (B, k) on, k >= 1; returns logits (B, k, V) after each of them, float32."""
         ...
 
+    def look(self, tokens: Tensor, tree: Tree) -> Tensor | None:
+        """As :meth:`read`, (B, q) being the nodes of a tree, which are unread at once; None where that cannot be."""
+        ...
+
     def forget(self, k: int) -> None:
         """Unread the last k tokens. To be called (with 0, if need be) before reading on after a draft."""
         ...
@@ -111,6 +116,14 @@ class Skimmer(Protocol):
         ...
 
 
+class Lens(Protocol):
+    """A look between the target's layers."""
+
+    def says(self, layer: int) -> Tensor:
+        """(B, gamma + 1, V) logits, float32, after each token that was read last, were ``layer`` the last one."""
+        ...
+
+
 @dataclass(frozen=True)
 class Turn:
     """One call of ``generate``, as a drafter may see it.
@@ -122,6 +135,7 @@ class Turn:
         trees: whether trees can be verified here.
         vocabulary: how many tokens the target tells apart.
         skim: () -> the target reading with parts left out; raises UnsupportedCallError where it cannot.
+        lens: () -> what the target would say after each layer, of what it reads from now on.
         prompt: (B, n) the prompt.
         memory: what the method wants to find again at the next call; it lives as long as the plan is on the model.
     """
@@ -132,6 +146,7 @@ class Turn:
     trees: bool = False
     vocabulary: int = 0
     skim: Callable[[], Skimmer] | None = None
+    lens: Callable[[], Lens] | None = None
     prompt: Tensor | None = None
     memory: dict[str, Any] = field(default_factory=dict)
 
@@ -160,7 +175,11 @@ class DecodeMethod(Method, Protocol):
     def begin(self, turn: Turn) -> Drafter: ...
 
 
+#: What ``second_model`` returns where the target is to draft for itself, with a cache of its own.
+ITSELF = object()
+
+
 def second_model(method: Any) -> Any:
-    """The second model a method asks for (a path or a loaded model), or None."""
+    """The second model a method asks for (a path, a loaded model or :data:`ITSELF`), or None."""
     ask = getattr(method, "second_model", None)
     return ask() if ask is not None else None

@@ -17,44 +17,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from ..errors import PlanError
 from ..method import OneOf, Range, method, option
-from ..parts.verify import draw
-from ._drafter import Draft, Drafter, Outcome, Reader, Turn
-
-
-class Loaded:
-    """A loaded model as an option's value: compared by identity, shown by its class."""
-
-    def __init__(self, model: Any) -> None:
-        self.model = model
-
-    def __repr__(self) -> str:
-        return f"<loaded {type(self.model).__name__}>"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Loaded) and self.model is other.model
-
-    def __hash__(self) -> int:
-        return id(self.model)
-
-
-class PathOrModel:
-    """A path or name to load a model from, or a loaded model."""
-
-    def fits(self, value: Any) -> bool:
-        if isinstance(value, str):
-            return bool(value.strip())
-        return isinstance(value, Loaded) or hasattr(value, "generate")
-
-    def __str__(self) -> str:
-        return "the path or name of a model, or a loaded model that generates"
-
-    def bad(self) -> list[Any]:
-        return [3, "", True]
+from ._drafter import Drafter, Reader, Turn
+from ._second import PathOrModel, SmallModel, found, keep, reader_of
 
 
 @method(
@@ -74,58 +39,25 @@ class Speculative:
     weight: float | None = option(None, Range(0, 1, open_low=True), "share of the target in the test; None is exact")
 
     def __post_init__(self) -> None:
-        if self.draft is not None and not isinstance(self.draft, str | Loaded):
-            object.__setattr__(self, "draft", Loaded(self.draft))
+        keep(self)
 
     def second_model(self) -> Any:
         """The path or the loaded draft model. Raises PlanError if none was given."""
-        if self.draft is None:
-            raise PlanError(
-                "speculative needs a draft model: write speculative(draft='path/or/name'), or give "
-                "Speculative(draft=model) from Python; without one, prompt_lookup drafts from the text itself"
-            )
-        return self.draft.model if isinstance(self.draft, Loaded) else self.draft
+        return found(self)
 
     def begin(self, turn: Turn) -> Drafter:
         """A drafter that reads along with the draft model."""
-        if turn.reader is None:
-            raise PlanError("speculative needs a reader of its draft model; this turn has none")
-        return _SmallModel(self, turn, turn.reader)
+        reader = reader_of(self, turn)
+        return _Adaptive(self, turn, reader) if self.adaptive else SmallModel(turn, reader, self.tokens, self.weight)
 
 
-class _SmallModel:
-    """Draws one token after another from the draft model."""
+class _Adaptive(SmallModel):
+    """Longer drafts while they stay whole, else shorter."""
 
     def __init__(self, options: Speculative, turn: Turn, reader: Reader) -> None:
-        self.options, self.turn, self.reader = options, turn, reader
-        self.length = options.tokens
-        self.settled = self.drafted = 0
+        super().__init__(turn, reader, options.tokens, options.weight)
+        self.most = 4 * options.tokens
 
-    def draft(self, ids: Tensor, limit: int) -> Draft:
-        """ids (B, n) -> tokens (B, gamma) and, when sampling, the distributions (B, gamma, V) they were drawn from."""
-        self.settled, self.drafted = ids.shape[1], min(self.length, limit)
-        text, tokens, probs = ids, [], []
-        for _ in range(self.drafted):
-            scores = self.turn.score(text, self.reader.read(text[:, self.reader.length :])[:, -1])
-            if self.turn.sample:
-                probs.append(scores.softmax(-1))
-                token = draw(probs[-1], torch.rand(scores.shape[0], device=scores.device))
-            else:
-                token = scores.argmax(-1)
-            tokens.append(token)
-            text = torch.cat([text, token[:, None]], 1)
-        return Draft(torch.stack(tokens, 1), torch.stack(probs, 1) if probs else None, self.options.weight)
-
-    def learn(self, outcome: Outcome) -> None:
-        """Forget the drafted tokens that did not stay (the last one was never read); adapt the length.
-
-        One settled token is always left to read: it gives the logits that the next draft starts from.
-        """
-        if self.drafted == 0:  # the prefill
-            return
-        agreed = min(self.settled + min(outcome.kept, self.drafted - 1), outcome.ids.shape[1] - 1)
-        self.reader.forget(self.reader.length - agreed)
-        if self.options.adaptive:
-            whole = outcome.kept == self.drafted
-            self.length = min(self.length + 2, 4 * self.options.tokens) if whole else max(1, self.length - 1)
-        self.drafted = 0
+    def adapt(self, kept: int, drafted: int) -> None:
+        """Two more after a draft that stayed whole, one less after any other."""
+        self.length = min(self.length + 2, self.most) if kept == drafted else max(1, self.length - 1)

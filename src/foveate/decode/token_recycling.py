@@ -17,6 +17,7 @@ and by the calls inside one block.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -82,7 +83,7 @@ class Recycler:
         """Write down what followed what in ids (B, n); the latest comes first."""
         for row in ids.tolist():
             seen: dict[int, list[int]] = {}
-            for a, b in zip(row, row[1:]):
+            for a, b in itertools.pairwise(row):
                 old = seen.setdefault(a, [x for x in self.matrix[a].tolist() if x >= 0])
                 seen[a] = [b, *(x for x in old if x != b)][: self.matrix.shape[1]]
             for a, after in seen.items():

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers.generation import StoppingCriteriaList, StopStringCriteria
 
-from ..decode._drafter import Draft, Drafter, Outcome, Skimmer, Turn
+from ..decode._drafter import Draft, Drafter, Lens, Outcome, Skimmer, Turn
 from ..errors import UnsupportedCallError, UnsupportedModelError
 from ..parts.trees import Tree, first_branch
 from ..report import Report
@@ -27,7 +27,7 @@ from .judge import judge, scores_of
 from .model import anatomy
 from .pace import Pace
 from .second import find, reading
-from .skim import Skimming, leaving_out
+from .skim import LayerLens, Skimming, leaving_out
 from .steps import Steps, check_rewinds
 from .tally import Tally
 from .transcript import Transcript
@@ -112,9 +112,11 @@ def _decode(
         def skim() -> Skimmer:
             return Skimming(anatomy(model), target)
 
-        drafter: Drafter = method.begin(
-            Turn(sample, score, reader, chains is None, logits.shape[-1], skim, ids, pace.memory)
-        )
+        def lens() -> Lens:
+            return LayerLens(anatomy(model), stack)
+
+        turn = Turn(sample, score, reader, chains is None, logits.shape[-1], skim, lens, ids, pace.memory)
+        drafter: Drafter = method.begin(turn)
         allowed = _allowed(model, logits)
         row, first, tree, since = tally.report.row("decode", str(method)), True, None, time.perf_counter()
         stack.enter_context(target.rewinding())

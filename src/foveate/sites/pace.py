@@ -11,8 +11,8 @@ class Pace:
     """Compares seconds a token with drafts and without, and says when to draft.
 
     A drafter is on trial for ``TRIAL`` forwards; if nothing is known yet of forwards without a draft, ``PROBE`` of them
-    follow. Where drafting was slower it rests for ``REST`` forwards, then for twice as many, up to ``LONGEST``; where it
-    pays, the latest ``WINDOW`` forwards go on being compared. What it chooses changes when words come, never which:
+    follow. Where drafting was slower it rests for ``REST`` forwards, then for twice as many, up to ``LONGEST``; where
+    it pays, the latest ``WINDOW`` forwards go on being compared. What it chooses changes when words come, never which:
     while sampling it always says yes, as fewer draws would be other draws.
     """
 

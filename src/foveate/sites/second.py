@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
-from ..decode._drafter import Reader, second_model
+from ..decode._drafter import ITSELF, Reader, second_model
 from ..errors import InputError, PlanError, UnsupportedCallError, UnsupportedModelError
+from ..parts.trees import Tree
+from .branches import Branches
 from .steps import Steps, check_rewinds
 
 #: arguments of forward that belong to one model's run and are never handed from one model to another.
@@ -28,6 +30,8 @@ def find(model: Any, method: Any) -> Any:
     asked = second_model(method)
     if asked is None:
         return None
+    if asked is ITSELF:
+        return model
     second = _load(asked, model, method.name) if isinstance(asked, str) else asked
     if not hasattr(second, "prepare_inputs_for_generation") or second.config.is_encoder_decoder:
         raise UnsupportedModelError(f"{method.name} drafts with a decoder-only model. Got {type(second).__name__}.")
@@ -114,6 +118,7 @@ def reading(
     steps.prefill()
     check_rewinds(second, steps.cache)
     steps.cache.activate_past_recording()
+    steps.branches = Branches.place(second, stack) if getattr(method, "trees", False) else None
     return Shifted(steps, full - ids.shape[1]) if shorter is not None else steps
 
 
@@ -138,6 +143,10 @@ class Shifted:
     def read(self, tokens: Tensor) -> Tensor:
         """Read tokens (B, k) on; returns logits (B, k, V)."""
         return self.steps.read(tokens)
+
+    def look(self, tokens: Tensor, tree: Tree) -> Tensor | None:
+        """Read the nodes of a tree and unread them."""
+        return self.steps.look(tokens, tree)
 
     def forget(self, k: int) -> None:
         """Unread the last k tokens."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..decode._drafter import Skip
-from ..errors import UnsupportedCallError
+from ..errors import UnsupportedCallError, UnsupportedModelError
 from ..stores.held import HeldLayer
 from .model import Anatomy, attention_of, mlp_of
 from .steps import Steps
@@ -69,6 +69,29 @@ def _fill(parts: Anatomy, i: int, cache: Any, x: Tensor) -> None:
     size = int(getattr(attention_of(parts.layers[i]), "head_dim", config.hidden_size // config.num_attention_heads))
     nothing = x.new_zeros(x.shape[0], heads, x.shape[1], size)
     cache.update(nothing, nothing, i)
+
+
+class LayerLens:
+    """What the target would say after each of its layers (see ``decode._drafter.Lens``); its hooks go with the stack."""
+
+    def __init__(self, parts: Anatomy, stack: ExitStack) -> None:
+        self.norm, self.head = getattr(parts.decoder, "norm", None), parts.model.get_output_embeddings()
+        if self.norm is None or self.head is None:
+            raise UnsupportedModelError(f"{parts.name} has no final norm and head that its layers could be read with")
+        self.seen: dict[int, Tensor] = {}
+        for i, layer in enumerate(parts.layers):
+            stack.callback(layer.register_forward_hook(self._keep(i)).remove)
+
+    def _keep(self, i: int) -> Any:
+        def hook(layer: nn.Module, args: Any, out: Any) -> None:
+            self.seen[i] = out[0] if isinstance(out, tuple) else out
+
+        return hook
+
+    def says(self, layer: int) -> Tensor:
+        """(B, q, V) logits of the tokens read last."""
+        out: Tensor = self.head(self.norm(self.seen[layer]))
+        return out.float()
 
 
 class Skimming:

@@ -13,7 +13,7 @@ from transformers.utils import ModelOutput
 
 from ..errors import InputError, UnsupportedCallError
 from ..parts.trees import Tree
-from .branches import Branches, bring_forward
+from .branches import Branches, bring_forward, obstacle
 
 
 class Steps:
@@ -86,13 +86,23 @@ class Steps:
         return logits.to(tokens.device, torch.float32)
 
     def follow(self, path: Tensor, nodes: int) -> None:
-        """Of a tree of so many nodes that was just read, keep those of path (B, k), in that order; unread the others."""
+        """Of a tree of so many nodes that was just read, keep those of path (B, k), in order; unread the others."""
         k = path.shape[1]
         if nodes > k or not bool((path == torch.arange(k, device=path.device)).all()):
             bring_forward(self.cache, path, nodes)
             kept = self.ids[:, -nodes:].gather(1, path.to(self.ids.device))
             self.ids = torch.cat([self.ids[:, :-nodes], kept, self.ids[:, -nodes:][:, : nodes - k]], 1)
         self.forget(nodes - k)
+
+    def look(self, tokens: Tensor, tree: Tree) -> Tensor | None:
+        """As :meth:`read`, of the nodes of a tree (B, q), all of them unread again; None where trees cannot be read."""
+        if obstacle(self.branches, self.cache, self.positions) is not None:
+            return None
+        if self.length - self._base_length:
+            self.forget(0)
+        logits = self.read(tokens, tree)
+        self.forget(tree.q)
+        return logits
 
     def forget(self, k: int) -> None:
         """Unread the last k >= 0 tokens (never more than since the last call). Layers that record more than they need

@@ -75,7 +75,7 @@ def install(module: Any, watchers: dict[nn.Module, list[Watch]], stack: ExitStac
 
 
 def add(module: Any, watchers: dict[nn.Module, Watch], stack: ExitStack) -> None:
-    """Let one more watcher each see the attention of a (sub)model, after those that are on it, until the stack closes."""
+    """Let one more watcher each see the attention of a (sub)model, after those already on it."""
     install(module, {a: [*a.__dict__.get(_ATTRIBUTE, ()), w] for a, w in watchers.items()}, stack)
 
 

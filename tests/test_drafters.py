@@ -1,0 +1,94 @@
+"""Every drafter leaves the words as they are: alone, in batches, and over caches that hold less than they saw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from decode_kit import GREEDY, nearly, placed
+from foveate.apply import apply
+from foveate.decode.aded import ADED
+from foveate.decode.del_exit import Del
+from foveate.decode.flash_sd import FlashSD
+from foveate.decode.pearl import Pearl
+from foveate.decode.rapid import Rapid
+from foveate.decode.rsd import RSD
+from foveate.decode.swift import Swift
+from foveate.decode.token_recycling import TokenRecycling
+from foveate.decode.unified_layer_skip import UnifiedLayerSkip, reserved
+from foveate.decode.vispec import ViSpec
+from foveate.testing import tiny
+
+#: by name: whether it needs a draft model, and how it is made.
+DRAFTERS: dict[str, Callable[[Any], Any]] = {
+    "aded": lambda _: ADED(iterations=20),
+    "del_exit": lambda _: Del(tokens=3),
+    "pearl": lambda small: Pearl(draft=small, tokens=3),
+    "rapid": lambda _: Rapid(chunk=2, top=2, question=4, tokens=3),
+    "rsd": lambda small: RSD(draft=small, branches=(2, 2, 1)),
+    "rsd_beam": lambda small: RSD(draft=small, branches=(1, 1), beam=3),
+    "swift": lambda _: Swift(tokens=4, top=3, trial=4),
+    "token_recycling": lambda _: TokenRecycling(nodes=10),
+}
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3_text", "qwen2_5_vl"])
+@pytest.mark.parametrize("which", DRAFTERS)
+def test_greedy_output_is_token_identical(which: str, name: str) -> None:
+    for ragged in (False, True):
+        zoo = tiny(name, ragged=ragged)
+        plain = zoo.model.generate(**zoo.inputs, **GREEDY)
+        if which == "rapid" and name == "qwen2_5_vl":
+            zoo.inputs = {k: v for k, v in zoo.inputs.items() if k in ("input_ids", "attention_mask")}
+            plain = zoo.model.generate(**zoo.inputs, **GREEDY)
+        drafting = DRAFTERS[which](nearly(name))
+        with placed(zoo.model, drafting) as report:
+            for _ in range(2):
+                assert torch.equal(zoo.model.generate(**zoo.inputs, **GREEDY), plain), str(drafting)
+        assert report.decode["drafted"] > 0 or which == "del_exit"
+        assert not any(m.__dict__.get("forward") for m in zoo.model.modules())
+
+
+@pytest.mark.parametrize("which", DRAFTERS)
+def test_greedy_output_on_a_shortened_cache(which: str) -> None:
+    zoo = tiny("llama", ragged=True)
+    for plan in ("snapkv(keep=0.5)", "adakv(keep=0.5)"):
+        with apply(zoo.model, plan):
+            plain = zoo.model.generate(**zoo.inputs, **GREEDY)
+        with apply(zoo.model, [plan, DRAFTERS[which](nearly("llama"))]):
+            assert torch.equal(zoo.model.generate(**zoo.inputs, **GREEDY), plain), (plan, which)
+
+
+@pytest.mark.parametrize("method", [ViSpec, FlashSD])
+def test_a_draft_model_sees_fewer_visual_tokens(method: Any) -> None:
+    zoo = tiny("qwen2_5_vl")
+    plain = zoo.model.generate(**zoo.inputs, **GREEDY)
+    small = nearly("qwen2_5_vl")
+    with placed(zoo.model, method(draft=small)) as report:
+        assert torch.equal(zoo.model.generate(**zoo.inputs, **GREEDY), plain)
+    assert report.decode["drafted"] > 0
+    assert not small._forward_pre_hooks
+
+
+def test_unified_layer_skip_runs_fewer_layers() -> None:
+    zoo = tiny("llama")
+    layers = zoo.model.model.layers
+    runs = [0] * len(layers)
+    hooks = [
+        layer.self_attn.register_forward_hook(lambda *_, i=i: runs.__setitem__(i, runs[i] + 1))
+        for i, layer in enumerate(layers)
+    ]
+    method = UnifiedLayerSkip(speedup=2.0)
+    with placed(zoo.model, method):
+        out = zoo.model.generate(**zoo.inputs, **GREEDY)
+    for hook in hooks:
+        hook.remove()
+    stay = method.reserved(len(layers))
+    assert out.shape[1] == zoo.inputs["input_ids"].shape[1] + GREEDY["max_new_tokens"]
+    assert runs == [24 if i in stay else 1 for i in range(len(layers))]
+    with placed(zoo.model, UnifiedLayerSkip(speedup=1.0)):
+        assert torch.equal(zoo.model.generate(**zoo.inputs, **GREEDY), zoo.model.generate(**zoo.inputs, **GREEDY))
+    assert reserved(12, 3) == (0, 4, 8, 11)
