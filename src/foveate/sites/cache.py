@@ -21,6 +21,7 @@ from ..stores.held import HeldLayer
 from ..stores.ragged import RaggedLayer
 from ..tokens import Entries
 from . import pieces
+from .calibrate import Calibrate
 from .call import Call
 from .entries import Recent, Sources, before, entries, received
 from .funnel import Funnel
@@ -77,7 +78,14 @@ class CacheSite:
         """Put on the hooks that signals need; returns the attention watchers to install."""
         self.whole.place(stack)
         self.sources.place({n for m in self.methods for need in m.card.needs for n in need.split("|")}, stack)
-        return {attention_of(layer): [_Shrink(self, i)] for i, layer in enumerate(self.anatomy.layers)}
+        watchers: dict[nn.Module, list[Watch]] = {}
+        count, config = len(self.anatomy.layers), self.anatomy.decoder.config
+        kind = getattr(config, "_attn_implementation", None) or "eager"
+        for i, layer in enumerate(self.anatomy.layers):
+            biased = [m for m in self.methods if hasattr(m, "bias")]
+            calibrating = [Calibrate(m, i, count, self.funnel.current, kind) for m in biased]
+            watchers[attention_of(layer)] = [*calibrating, _Shrink(self, i)]
+        return watchers
 
     def skip(self) -> None:
         """Say, once, that sliding-window layers are left as they are."""
