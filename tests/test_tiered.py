@@ -70,7 +70,7 @@ def test_the_chunk_that_is_asked_for_is_chosen() -> None:
 
 def test_everything_fetched_is_whole_attention() -> None:
     keys, values = entries(b=2)
-    s, q = store(keys, values, keep=1.0), torch.randn(2, 4, 1, 8)
+    s, q = store(keys[:, :, :-1], values[:, :, :-1], keep=1.0), torch.randn(2, 4, 1, 8)
     out = s.attend(q, keys[:, :, -1:], values[:, :, -1:], 0.3)
     k, v = (t.repeat_interleave(2, 1) for t in (keys, values))
     torch.testing.assert_close(out, (q @ k.mT * 0.3).softmax(-1) @ v, atol=1e-5, rtol=0)
@@ -78,7 +78,7 @@ def test_everything_fetched_is_whole_attention() -> None:
 
 def test_attention_is_exact_over_what_is_fetched() -> None:
     keys, values = entries()
-    s, q = store(keys, values, keep=24), torch.randn(1, 4, 1, 8)
+    s, q = store(keys[:, :, :-1], values[:, :, :-1], keep=24), torch.randn(1, 4, 1, 8)
     row = s.rows[0]
     chosen = choose(q[0, :, 0] * 0.3, row.fine, row.coarse, 8, 4, 24)
     at = torch.cat([(chosen[:, None] * 8 + torch.arange(8)).flatten(), torch.arange(8 * len(row.chunks), 100)])

@@ -217,13 +217,14 @@ class Tiered:
         return cls(**saved | {"heat": torch.cat([heat, torch.zeros(len(heat), rest)], 1)})
 
     def attend(self, q: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Tensor:
-        """Exact attention of the newest token over the chunks it may care about and over the newest entries.
+        """Exact attention of one token over the chunks it may care about, the newest entries and its own.
 
-        q (B, H, 1, d) -> (B, H, 1, d'). keys and values of the token are among the newest entries already.
+        q (B, H, 1, d), keys and values (B, g, 1, d) of the token, which are not held yet -> (B, H, 1, d').
         """
-        return torch.stack([self._attend(row, one, scaling) for row, one in zip(self.rows, q)])
+        each = zip(self.rows, q, keys, values)
+        return torch.stack([self._attend(row, one, k, v, scaling) for row, one, k, v in each])
 
-    def _attend(self, row: Row, q: Tensor, scaling: float) -> Tensor:
+    def _attend(self, row: Row, q: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Tensor:
         device = row.keys.device
         n = self.size * len(row.chunks)
         chosen: list[int] = []
@@ -236,7 +237,7 @@ class Tiered:
             if i in hands:
                 chunk.heat += 1
                 row.read[chunk.tier] += 1
-        parts = [*hands.values(), (row.keys, row.values)]
+        parts = [*hands.values(), (row.keys, row.values), (keys, values)]
         k, v = (torch.cat(side, 1)[None] for side in zip(*parts))
         queries = q.view(1, k.shape[1], -1, q.shape[-1])  # query heads of one KV head, as if they were more queries
         out = scaled_dot_product_attention(queries, k, v, scale=scaling)
