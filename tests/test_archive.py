@@ -21,7 +21,7 @@ from stream_kit import clip, model
 pytest.importorskip("lancedb")
 
 from foveate.archive import Archive, Recipe, ask_store, asking, find, index, indexing, media_hash, model_hash
-from foveate.archive.table import rows
+from foveate.archive.row import rows
 from foveate.stream import Stream
 from foveate.video import open_video
 
@@ -156,7 +156,7 @@ def test_a_recipe_survives_being_stored() -> None:
     assert Recipe.read(made.text).id == made.id
 
 
-# --- once, and what is left of interruptions ---------------------------------------------------------------------------
+# --- once, and what is left of interruptions --------------------------------------------------------------------------
 
 
 def test_the_same_content_under_two_names_is_stored_once(loaded: Loaded, films: list[Path], tmp_path: Path) -> None:
@@ -217,12 +217,19 @@ def _change(where: Path, name: str, value: dict[str, str]) -> None:
     lancedb.connect(str(where)).open_table(name).update(values_sql=value)
 
 
+HALVES = "arrow_cast(make_array(" + ", ".join(["0.5"] * 32) + "), 'FixedSizeList(32, Float32)')"
+
+
 @pytest.mark.parametrize(
     ("table", "change"),
     [
         ("clips_32", {"payload": "arrow_cast('12345678{}', 'Binary')"}),
         ("clips_32", {"start": "start + 1"}),
         ("clips_32", {"number": "number + 1"}),
+        (
+            "clips_32",
+            {"vector": "arrow_cast(make_array(" + ", ".join(["0.5"] * 32) + "), 'FixedSizeList(32, Float32)')"},
+        ),
         ("videos", {"name": "'other.mp4'"}),
         ("videos", {"media": "'00'"}),
         ("videos", {"recipe": "replace(recipe, 'divprune', 'todre')"}),
@@ -263,9 +270,9 @@ def test_broken_files_of_the_store_are_one_clear_error(loaded: Loaded, filled: P
 def test_other_models_plans_and_names_are_refused(
     loaded: Loaded, filled: Path, films: list[Path], tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match="nothing in .* was indexed with"):
+    with pytest.raises(InputError, match=r"nothing in .* was indexed with"):
         ask_store(filled, ASK, model=model("qwen2_vl", tmp_path))
-    with pytest.raises(InputError, match="has no video 'c.mp4'; it has a.mp4, b.mp4"):
+    with pytest.raises(InputError, match=r"has no video 'c.mp4'; it has a.mp4, b.mp4"):
         ask_store(filled, ASK, model=loaded, videos=["c.mp4"])
     with pytest.raises(InputError, match=r"nothing was indexed with the plan 'todre'; there is divprune\(keep=0.5\)"):
         ask_store(filled, ASK, model=loaded, plan="todre")
@@ -294,7 +301,7 @@ def test_folders_are_searched(films: list[Path], tmp_path: Path) -> None:
     assert [p.name for p in find([tmp_path, tmp_path / "y.MOV"])] == ["z.mp4", "y.MOV"]
 
 
-# --- the command line --------------------------------------------------------------------------------------------------
+# --- the command line -------------------------------------------------------------------------------------------------
 
 
 def test_the_commands(films: list[Path], tmp_path: Path, loaded: Loaded) -> None:

@@ -17,11 +17,12 @@ from ..prompt import Progress
 from ..spec import Plan
 from ..stream.memory import within
 from ..stream.recall import Source, Sourced, answer_from
-from ..stream.relevance import fits, words
+from ..stream.relevance import center, fits, words
 from ..stream.seen import Seen
 from ..stream.split import asks, split
 from .recipe import Recipe, model_hash
-from .table import Archive, Clip, Video, center
+from .row import Clip, Video
+from .table import Archive
 
 #: Clips that the vector search hands on to be looked at token by token.
 CANDIDATES = 64

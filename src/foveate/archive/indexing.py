@@ -20,8 +20,9 @@ from ..stream.seen import Seen
 from ..stream.split import split
 from ..video import Frame, Video, open_video
 from .recipe import Recipe, media_hash, model_hash
-from .table import Archive, rows
-from .table import Video as Entry
+from .row import Video as Entry
+from .row import rows
+from .table import Archive
 
 #: Suffixes of the files that are taken of a folder.
 SUFFIXES = frozenset(

@@ -1,7 +1,7 @@
 """Indexing thousands of files with Ray Data: models encode side by side, one process writes.
 
-Files are the rows. Each goes to one worker, which holds a model and returns the file's clips as Arrow bytes, or what was
-wrong with it; the driver alone writes, in the order in which files come back. A file whose entry the store holds is
+Files are the rows. Each goes to one worker, which holds a model and returns the file's clips as Arrow bytes, or what
+was wrong with it; the driver alone writes, in the order in which files come back. A file whose entry the store holds is
 not encoded, so a run that was stopped is taken up by running it again, and no file is stored twice.
 """
 
@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from ..load import Loaded
 from ..video import open_video
 from .indexing import Encoder, Indexed, failed, find, note
 from .recipe import Recipe, media_hash
-from .table import Archive, clip_rows, clip_table, rows
-from .table import Video as Entry
+from .row import Video as Entry
+from .row import clip_rows, clip_table, rows
+from .table import Archive
 
 
 class Worker:
@@ -98,12 +100,7 @@ def index_on_ray(
     known = {v.key: v for v in archive.videos()}
     name = str(Path(model).resolve()) if Path(model).is_dir() else str(model)
     Encoder.of(name, plan, fps, clip, question)  # what is wrong for all files is said here, not by every worker
-    mine = not ray.is_initialized()
-    if mine:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    try:
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
+    with _quiet(ray):
         data = ray.data.from_items([{"path": str(p.resolve())} for p in paths], override_num_blocks=len(paths))
         made = data.map_batches(
             Worker,
@@ -119,12 +116,29 @@ def index_on_ray(
             out.append(done)
             if tell is not None:
                 tell(done)
-    finally:
-        if mine:
-            ray.shutdown()
     if any(d.state == "indexed" for d in out):
         archive.tidy()
     return out
+
+
+@contextmanager
+def _quiet(ray: Any) -> Iterator[None]:
+    """A running Ray, started here if there is none, whose progress bars and reports are off inside the block."""
+    mine = not ray.is_initialized()
+    log = logging.getLogger("ray.data")
+    level = log.level
+    if mine:
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    context = ray.data.DataContext.get_current()
+    bars, context.enable_progress_bars = context.enable_progress_bars, False
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        context.enable_progress_bars = bars
+        if mine:
+            ray.shutdown()
 
 
 def _stored(row: dict[str, Any], archive: Archive, known: dict[str, Entry]) -> Indexed:

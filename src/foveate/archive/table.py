@@ -9,74 +9,17 @@ after all of its clips, so an interrupted run leaves nothing that is answered fr
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from os import PathLike
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as unpack
-from safetensors.torch import save as pack
-from torch.nn.functional import normalize
 
 from ..errors import FoveateError, InputError, MissingExtraError, StoreError
 from ..stream.seen import Seen
 from .recipe import Recipe
-
-
-@dataclass(frozen=True)
-class Video:
-    """A row of the table of videos.
-
-    Attributes:
-        key: of the entry. media: hash of the file. name, path: of the file when it was indexed.
-        recipe: what it was made with. seconds: its length. clips, tokens: what is stored of it. width: of a token.
-    """
-
-    key: str
-    media: str
-    name: str
-    path: str
-    recipe: Recipe
-    seconds: float
-    clips: int
-    tokens: int
-    width: int
-
-
-@dataclass(frozen=True)
-class Clip:
-    """A row of the table of clips, without its tokens. start, stop: seconds; fit: how it fits the question."""
-
-    key: str
-    number: int
-    start: float
-    stop: float
-    tokens: int
-    fit: float = 0.0
-
-
-def rows(key: str, recipe: Recipe, clips: Iterable[tuple[int, Seen]]) -> list[dict[str, Any]]:
-    """Numbered clips of one video as rows of the table. The vector is the mean of the tokens' directions, so that
-    comparing it by product with a question says how well the clip fits on average, whatever all tokens share."""
-    out = []
-    for number, seen in clips:
-        seen = seen.moved("cpu")
-        start, stop = seen.span
-        payload = pack({k: v.contiguous() for k, v in seen.tensors().items()})
-        row: dict[str, Any] = {"id": f"{key}/{number}", "key": key, "recipe": recipe.id, "number": number}
-        row |= {"start": start, "stop": stop, "tokens": seen.n}
-        row["vector"] = normalize(seen.x.float(), dim=-1).mean(0).tolist()
-        row["payload"], row["check"] = payload, _check(row, payload)
-        out.append(row)
-    return out
-
-
-def _check(row: dict[str, Any], payload: bytes) -> str:
-    told = [row["id"], row["key"], row["recipe"], row["number"], repr(row["start"]), repr(row["stop"]), row["tokens"]]
-    return hashlib.sha256(json.dumps(told).encode() + b"\n" + payload).hexdigest()
+from .row import Clip, Video, clip_check, clip_schema, video_check, video_schema
 
 
 class Archive:
@@ -154,7 +97,7 @@ class Archive:
 
     def _seen(self, row: dict[str, Any], width: int) -> Seen:
         told = f"clip {row['number']} of entry {row['key'][:12]}..."
-        if _check(row, row["payload"]) != row["check"]:
+        if clip_check(row, row["payload"]) != row["check"]:
             raise StoreError(f"{self.where}: {told} is damaged (its checksum does not fit); {_AGAIN}")
         try:
             seen = Seen.of(unpack(row["payload"]))
@@ -183,14 +126,14 @@ class Archive:
     def add(self, width: int, clips: list[dict[str, Any]]) -> None:
         """Add rows made by :func:`rows`; those that are there already stay as they are."""
         if clips:
-            self._merge(f"clips_{width}", _clip_schema(width), "id", clips)
+            self._merge(f"clips_{width}", clip_schema(width), "id", clips)
 
     def finish(self, video: Video) -> None:
         """Add the video's own row: from now on the entry counts."""
         row = {**vars(video), "recipe": video.recipe.text}
         row["row"] = hashlib.sha256(f"{video.key}\n{video.path}".encode()).hexdigest()
-        row["check"] = _video_check(row)
-        self._merge("videos", _video_schema(), "row", [row])
+        row["check"] = video_check(row)
+        self._merge("videos", video_schema(), "row", [row])
 
     def tidy(self) -> None:
         """Join the small pieces that many additions leave, so that searches read fewer files."""
@@ -211,30 +154,8 @@ class Archive:
 _AGAIN = "index the video again into a new store"
 
 
-def _clip_schema(width: int) -> Any:
-    import pyarrow as pa
-
-    words = [pa.field(n, pa.string(), False) for n in ("id", "key", "recipe", "check")]
-    numbers = [("number", pa.int64()), ("start", pa.float64()), ("stop", pa.float64()), ("tokens", pa.int64())]
-    vector = pa.field("vector", pa.list_(pa.float32(), width), False)
-    return pa.schema([*words, *(pa.field(n, t, False) for n, t in numbers), vector, pa.field("payload", pa.binary())])
-
-
-def _video_schema() -> Any:
-    import pyarrow as pa
-
-    words = [(n, pa.string()) for n in ("row", "key", "media", "name", "path", "recipe", "check")]
-    numbers = [("seconds", pa.float64()), *((n, pa.int64()) for n in ("clips", "tokens", "width"))]
-    return pa.schema([pa.field(n, t, False) for n, t in [*words, *numbers]])
-
-
-def _video_check(row: dict[str, Any]) -> str:
-    told = [row[n] for n in ("row", "key", "media", "name", "path", "recipe", "clips", "tokens", "width")]
-    return hashlib.sha256(json.dumps([*told, repr(row["seconds"])]).encode()).hexdigest()
-
-
 def _video(row: dict[str, Any]) -> Video:
-    if _video_check(row) != row["check"]:
+    if video_check(row) != row["check"]:
         raise StoreError(f"the entry of {row['name']} is damaged (its checksum does not fit); {_AGAIN}")
     recipe = Recipe.read(row["recipe"])
     if recipe.key(row["media"]) != row["key"]:
@@ -276,30 +197,3 @@ class _explained:  # noqa: N801 - reads as a statement
 
 def _line(error: BaseException) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-def center(weight: torch.Tensor, rows: int = 16384) -> torch.Tensor:
-    """The mean of a vocabulary's embeddings (V, D) -> (D,) float32, taken in pieces."""
-    total = sum((part.sum(0, dtype=torch.float64) for part in weight.detach().split(rows)), torch.zeros(1))
-    return (total / len(weight)).float()
-
-
-def clip_table(width: int, clips: list[dict[str, Any]]) -> bytes:
-    """Rows of the table of clips as an Arrow stream, to send to another process."""
-    import pyarrow as pa
-
-    schema = _clip_schema(width)
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, schema) as out:
-        out.write_table(pa.Table.from_pylist(clips, schema=schema))
-    sent: bytes = sink.getvalue().to_pybytes()
-    return sent
-
-
-def clip_rows(sent: bytes) -> list[dict[str, Any]]:
-    """From :func:`clip_table`."""
-    import pyarrow as pa
-
-    with pa.ipc.open_stream(sent) as read:
-        out: list[dict[str, Any]] = read.read_all().to_pylist()
-    return out

@@ -80,7 +80,7 @@ def encode(
 def _caught(
     loaded: Loaded, parts: Anatomy, prompt: Prompt, plan: Plan, report: Report | None
 ) -> tuple[dict[str, Any], Tensor]:
-    """What the decoder would be given, and (n,) float: how many tokens each position stands for, -1 where it is gone."""
+    """What the decoder would be given, and (n,) float: how many tokens a position stands for, -1 where it is gone."""
 
     def stop(module: Any, args: Any, kwargs: Any) -> None:
         raise _Caught(kwargs)

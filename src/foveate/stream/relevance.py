@@ -65,3 +65,9 @@ def certainty(loaded: Loaded, seen: Seen, question: str) -> float:
         logits = loaded.model(**prompt.inputs, **more).logits[0, -1].float()
     logs = logits.log_softmax(-1)
     return float((logs.exp() * logs).nan_to_num(0.0).sum())
+
+
+def center(weight: Tensor, rows: int = 16384) -> Tensor:
+    """The mean of a vocabulary's embeddings (V, D) -> (D,) float32, taken in pieces."""
+    total = sum((part.sum(0, dtype=torch.float64) for part in weight.detach().split(rows)), torch.zeros(1))
+    return (total / len(weight)).float()

@@ -31,7 +31,7 @@ class Seen:
         side: (m,) int64, the longer side of that grid in tokens, 0 where there is none.
         size: (m,) float32, how many tokens of the encoder each stands for.
         tail: (e, D) tokens that end a video (a line break, in some families).
-        over: (2,) float64, seconds of the first and of the last frame that was looked at, whether it left a token or not.
+        over: (2,) float64, seconds of the first and of the last frame that was looked at, tokens left or not.
     """
 
     x: Tensor
