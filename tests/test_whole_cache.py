@@ -13,7 +13,7 @@ from foveate import Entries
 from foveate.cache.kvzip import KVzip
 from foveate.cache.minicache import MiniCache
 from foveate.cache.vlcache import VLCache
-from foveate.errors import UnsupportedCallError
+from foveate.errors import PlanError, UnsupportedCallError
 from foveate.parts.replay import recalled
 from foveate.stores.shared import Pair, slerp
 from foveate.testing.packs import held
@@ -244,3 +244,15 @@ def test_sliding_windows_are_as_they_were() -> None:
     assert torch.equal(out.sequences, bare.sequences)
     for a, b in zip(out.past_key_values.layers, bare.past_key_values.layers):
         torch.testing.assert_close(a.keys, b.keys)
+
+
+def test_in_pieces_they_wait_for_the_last_one() -> None:
+    z = make("llama")
+    with pytest.raises(PlanError, match="twice"), foveate.apply(z.model, "kvzip(keep=0.5)", chunk=8):
+        pass
+    with foveate.apply(z.model, "minicache", chunk=8), torch.no_grad():
+        out = z.model.generate(**z.inputs, max_new_tokens=2, do_sample=False, return_dict_in_generate=True)
+    whole, _ = generate(z, "minicache", max_new_tokens=2)
+    for a, b in zip(out.past_key_values.layers, whole.past_key_values.layers):
+        torch.testing.assert_close(a.keys, b.keys, atol=1e-5, rtol=1e-4)
+        assert a.nbytes == b.nbytes
