@@ -136,7 +136,7 @@ def untrained(name: str) -> str:
 
 
 #: Models of the lab, and where their folders lie.
-LAB = ("lab/image", "lab/video")
+LAB = ("lab/image", "lab/video", "lab/diffusion")
 WEIGHTS = Path(__file__).resolve().parent / "lab" / "weights"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from . import ablation, decode_media, image, methods, prefill, results, video
+from . import ablation, cache, decode, decode_media, diffusion, image, methods, prefill, results, video
 
 
 def main() -> None:
@@ -28,7 +28,10 @@ def main() -> None:
     image.add(what)
     video.add(what)
     ablation.add(what)
+    cache.add(what)
+    decode.add(what)
     decode_media.add(what)
+    diffusion.add(what)
     listing = what.add_parser("goals", help="every goal of the results, those that fall short first")
     listing.add_argument("--results", type=Path, default=Path("results"))
     args = parser.parse_args()
@@ -37,8 +40,14 @@ def main() -> None:
         print("\n".join(results.lines(found)))
         print(f"{sum(g['holds'] for g in found)} of {len(found)} goals hold")
         return
-    if args.what in ("image", "video", "foveal"):
-        {"image": image, "video": video, "foveal": ablation}[args.what].main(args)
+    if args.what in ("image", "video", "foveal", "cache"):
+        {"image": image, "video": video, "foveal": ablation, "cache": cache}[args.what].main(args)
+        return
+    if args.what == "diffusion":
+        diffusion.main(args)
+        return
+    if args.what == "decode":
+        decode.main(args)
         return
     if args.what == "decode_media":
         decode_media.main(args)

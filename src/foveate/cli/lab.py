@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 lab = typer.Typer(
     help="Small real models and procedural tasks on which every method can be judged.", no_args_is_help=True
 )
-_KINDS = ("image", "video")
+_KINDS = ("image", "video", "diffusion")
 _EACH = 60.0  # seconds between two lines of progress when stderr is no terminal
 
 
 @lab.command()
 def train(
-    kind: Annotated[str, typer.Argument(help="image (LLaVA's architecture) or video (Qwen2.5-VL's).")],
+    kind: Annotated[str, typer.Argument(help="image (like LLaVA), video (Qwen2.5-VL) or diffusion (LLaDA).")],
     minutes: Annotated[float | None, typer.Option(help="How long to train, from the very start of the run.")] = None,
     steps: Annotated[int | None, typer.Option(help="Train for so many steps instead: the same everywhere.")] = None,
     out: Annotated[
@@ -34,7 +34,7 @@ def train(
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: a GPU if there is one.")] = None,
     seed: Annotated[int, typer.Option(help="Of the first weights and of the data.")] = 0,
-    batch: Annotated[int, typer.Option(help="Pictures in a step.")] = 32,
+    batch: Annotated[int, typer.Option(help="Pictures, or texts, in a step.")] = 32,
     workers: Annotated[int | None, typer.Option(help="Processes that draw. Default: what fits the machine.")] = None,
     items: Annotated[int, typer.Option(help="Items asked at the end, for the model card.")] = 400,
     teacher: Annotated[
@@ -50,6 +50,11 @@ def train(
         raise InputError("say how long to train: --minutes N (hours for a good model), or --steps N")
     if batch < 1 or (workers is not None and workers < 0):
         raise InputError(f"--batch must be at least 1, and --workers not below 0. Got {batch} and {workers}.")
+    if kind == "diffusion":
+        if teacher or fuse or device not in (None, "cpu") or workers is not None:
+            raise InputError("diffusion trains on the CPU, alone: leave out --teacher, --fuse, --device and --workers")
+        _diffusion(minutes, steps, out, seed, batch, items, resume, small)
+        return
     from ..lab.models import small as shrunken
     from ..lab.train import Recipe
     from ..lab.train import train as run
@@ -73,6 +78,36 @@ def train(
         sys.stderr.write(f"stopped after {told}; go on with the same command and --resume\n")
         raise typer.Exit(130)
     typer.echo(f"{done.folder}: {told}, accuracy {done.result['accuracy']:.3f} on {done.result['n']} new items")
+
+
+def _diffusion(
+    minutes: float | None,
+    steps: int | None,
+    out: Path | None,
+    seed: int,
+    batch: int,
+    items: int,
+    resume: bool,
+    small: bool,
+) -> None:
+    """Train the masked-diffusion model."""
+    from ..lab import diffusion
+
+    quieten()
+    size = diffusion.SMALL if small else diffusion.SIZE
+    made = diffusion.Recipe(size, seed, batch)
+
+    def tell(record: dict[str, Any], gone: float) -> None:
+        said = f"loss {record['loss']:.3f}, {record['right']:.0%} of the masked tokens right"
+        sys.stderr.write(f"{gone:4.0%} step {record['step']:,}: {said}\n")
+        sys.stderr.flush()
+
+    log = diffusion.train(made, minutes=minutes, steps=steps, out=out, resume=resume, items=-(-items // 2), tell=tell)
+    if log is None:
+        sys.stderr.write("stopped; go on with the same command and --resume\n")
+        raise typer.Exit(130)
+    told = ", ".join(f"{task} {value:.3f}" for task, value in log["accuracy"].items())
+    typer.echo(f"{log['steps']:,} steps in {log['seconds'] / 60:.1f} minutes; right: {told}")
 
 
 @lab.command("eval")
