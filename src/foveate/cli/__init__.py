@@ -18,6 +18,7 @@ from .doctor import doctor
 from .index import index
 from .lab import lab
 from .methods import methods
+from .serve import serve
 from .stream import stream
 
 
@@ -52,6 +53,7 @@ app = typer.Typer(
 app.command()(ask)
 app.command()(index)
 app.command()(stream)
+app.command()(serve)
 app.command()(methods)
 app.command()(doctor)
 app.add_typer(lab, name="lab")

@@ -19,7 +19,7 @@ FLOOR = (5, 16, 1)
 
 #: Optional extras and the modules that show that they are installed.
 EXTRAS = {
-    "serve": ("fastapi", "uvicorn"),
+    "serve": ("fastapi", "uvicorn", "prometheus_client"),
     "ray": ("ray",),
     "vllm": ("vllm",),
     "eval": ("lmms_eval",),

@@ -1,0 +1,328 @@
+"""The scheduler: one thread owns the model; answers in the making go on together, and never wait for a whole prompt.
+
+Each round reads at most one waiting prompt, alone, and then lets every running answer go on by one token: answers of
+one plan in one forward, plan after plan (decode-maximal batching, after Agrawal et al., "Sarathi-Serve",
+arXiv 2403.02310; prompts are not cut into chunks here, so one long prompt holds up the others by its own length). An
+answer joins and leaves between rounds; when nobody waits for it any more its keys and values are freed before the next.
+
+Caches that cannot lie in one (evicted head by head, quantised, asked again while tokens are written) go on alone, in
+turns. Plans with a method of stage decode answer one request at a time, by ``generate`` as it is.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..apply import apply, check
+from ..choose import choose
+from ..load import Loaded
+from ..sites.joint import Joint, Run, begin, compacted, nbytes
+from ..sites.model import anatomy
+from ..spec import Plan
+from .answering import Answering, sampling
+from .metrics import Metrics
+from .problems import STOPPING, Problem, told
+from .reuse import Prefix, Reuse, blind
+from .settings import Settings
+from .task import Begun, Facts, Failed, Task
+
+log = logging.getLogger("foveate.serve")
+
+
+class Engine:
+    """Answers tasks on a thread of its own.
+
+    Args:
+        loaded: the model; while the engine runs, nothing else may use it.
+        settings: limits. metrics: what is counted.
+    """
+
+    def __init__(self, loaded: Loaded, settings: Settings, metrics: Metrics) -> None:
+        self.loaded, self.settings, self.metrics = loaded, settings, metrics
+        self.parts = anatomy(loaded.model)
+        self.reuse = Reuse(settings.reuse_bytes)
+        self._waiting: deque[Task] = deque()
+        self._running: dict[str, list[tuple[Plan, Joint, list[Answering]]]] = {}
+        self._now: Task | None = None
+        self._open = threading.Condition()
+        self._places = 0
+        self._pace = 1.0  # seconds of an answer, shared by those made at a time; smoothed
+        self._stop = False
+        self._thread: threading.Thread | None = None
+
+    # --- from other threads ---------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._stop = False
+        self._thread = threading.Thread(target=self._live, name="foveate-engine", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Fail what is unfinished, free everything, and end the thread."""
+        with self._open:
+            self._stop = True
+            self._open.notify()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread is not None and self._thread.is_alive()
+
+    @property
+    def running(self) -> int:
+        """Answers in the making."""
+        return sum(len(a) for groups in list(self._running.values()) for _, _, a in list(groups))
+
+    @property
+    def waiting(self) -> int:
+        """Requests that hold a place: prepared now, or waiting to be answered."""
+        return self._places
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of keys and values of all answers in the making."""
+        joints = [j for groups in list(self._running.values()) for _, j, _ in list(groups)]
+        return sum(nbytes(c) for j in joints if (c := j.cache) is not None)
+
+    def reserve(self) -> None:
+        """Take a place in the queue, before any work is done for a request; :meth:`release` gives it back.
+
+        Raises:
+            Problem: 429 when all are taken, with the seconds after which one may be free.
+        """
+        with self._open:
+            if self._stop:
+                raise STOPPING
+            if self._places >= self.settings.waiting:
+                wait = min(60, max(1, math.ceil(self._pace * self._places)))
+                raise Problem(429, "queue_full", "The server has too many requests; try again later.", retry=wait)
+            self._places += 1
+
+    def release(self) -> None:
+        """Give a place back that no task was submitted for."""
+        with self._open:
+            self._places -= 1
+
+    def submit(self, task: Task) -> None:
+        """Queue a task; its place is given back when its turn comes."""
+        with self._open:
+            if self._stop:
+                raise STOPPING
+            self._waiting.append(task)
+            self._open.notify()
+
+    def check(self, plan: Plan) -> None:
+        """Raises PlanError where a plan cannot work on this model."""
+        check(self.parts, Plan(m for m in plan if m.stage != "media"))
+
+    # --- the thread -----------------------------------------------------------------------------------------------
+
+    def _live(self) -> None:
+        """Go on whatever happens: what failed is told, and the rest is answered."""
+        with ExitStack() as stack:
+            for layer in self.parts.layers:
+                stack.callback(layer.register_forward_pre_hook(self._look_up).remove)
+            while True:
+                try:
+                    with torch.no_grad():
+                        self._rounds()
+                    break
+                except BaseException as error:
+                    log.exception("the engine failed; it goes on")
+                    self.metrics.restarts.inc()
+                    self._fail_all(told(error))
+            self._fail_all(STOPPING)
+            self.reuse.clear()
+
+    def _look_up(self, module: Any, args: Any) -> None:
+        """Between layers: stop reading a prompt that nobody waits for any more."""
+        if self._now is not None and (over := self._now.over) is not None:
+            raise over
+
+    def _rounds(self) -> None:
+        while True:
+            with self._open:
+                while not (self._waiting or self._running or self._stop):
+                    self._open.wait()
+                if self._stop:
+                    return
+                task = self._waiting.popleft() if self._waiting and self.running < self.settings.running else None
+                if task is not None:
+                    self._places -= 1
+            if task is not None:
+                self._begin(task)
+            for name in list(self._running):
+                self._advance(name)
+
+    def _fail_all(self, problem: Problem) -> None:
+        with self._open:
+            gone = list(self._waiting) if self._stop else []
+            if self._stop:
+                self._places -= len(gone)
+                self._waiting.clear()
+        gone += [a.task for groups in self._running.values() for _, _, answers in groups for a in answers]
+        gone += [self._now] if self._now is not None else []
+        self._now = None
+        self._running.clear()
+        for task in gone:
+            self._tell(task, problem)
+
+    def _tell(self, task: Task, problem: Problem) -> None:
+        task.emit(Failed(problem))
+
+    @contextmanager
+    def _answering(self, task: Task) -> Iterator[None]:
+        """What goes wrong in here is told to this task's client alone."""
+        self._now = task
+        try:
+            if (over := task.over) is not None:
+                raise over
+            yield
+        except Exception as error:
+            problem = told(error)
+            if problem.status >= 500 and not isinstance(error, Problem):
+                log.exception("request %s failed", task.name)
+            self._now = None
+            self._tell(task, problem)
+        self._now = None
+
+    def _begin(self, task: Task) -> None:
+        """Read a prompt and write the first token of its answer."""
+        with self._answering(task):
+            if task.plan.at("decode"):
+                from .alone import answer_alone
+
+                answer_alone(self.loaded, task, self.visual)
+                self._count(task)
+                return
+            new, logits = self._read(task)
+            self._join(new, new.write(logits))
+
+    def _read(self, task: Task) -> tuple[Answering, Tensor]:
+        model, plan = self.loaded.model, Plan(m for m in task.plan if m.stage != "media")
+        with apply(model, plan) as report:
+            prompt = task.prompt
+            if prompt is None:
+                messages = choose(self.loaded, task.messages, task.plan.at("media"), 1, report, None)
+                prompt = self.loaded.prompt(messages)
+            if prompt.n > self.settings.prompt:
+                raise Problem(400, "context_length_exceeded", "The prompt is too long for this server.", "messages")
+            ids, visual = prompt.inputs["input_ids"][0], self.visual(prompt.inputs["input_ids"])
+            last = int(visual.nonzero()[-1]) if bool(visual.any()) else -1
+            key = (str(task.plan), task.digests)
+            settings = sampling(task)
+            found = self.reuse.prefix(key, ids) if task.reuse and task.prompt is not None and blind(plan) else None
+            if found is not None:
+                self.metrics.reused.labels("prefix").inc()
+                whole = {k: v for k, v in prompt.inputs.items() if v.shape == prompt.inputs["input_ids"].shape}
+                run = begin(model, whole, cache=found.cache, delta=found.delta, **settings)
+                logits = run.prefill()
+                facts = found.facts
+            else:
+                run, logits = self._prefill(task, plan, prompt.inputs, settings)
+                facts = Facts.of(task.plan, prompt, visual, report)
+        facts = Facts(**{**vars(facts), "prompt_tokens": prompt.n})
+        first = time.monotonic() - task.came
+        self.metrics.read(facts, first)
+        task.emit(Begun(facts, first, prompt))
+        return Answering(task, run, facts, key, last, self.loaded.builder.tokenizer), logits
+
+    def _prefill(
+        self, task: Task, plan: Plan, inputs: dict[str, Tensor], settings: dict[str, Any]
+    ) -> tuple[Run, Tensor]:
+        """Read a whole prompt; its media are encoded only if they were not before."""
+        model = self.loaded.model
+        pixels = [k for k in inputs if k.startswith("pixel_values")]
+        useful = task.reuse and task.prompt is not None and pixels
+        if useful and getattr(model, "_supports_mm_encoder_outputs", lambda: False)():
+            key = (tuple(map(str, plan.at("encoder"))), check(self.parts, plan), task.digests)
+            if (made := self.reuse.encoded(key)) is not None:
+                self.metrics.reused.labels("media").inc()
+                inputs = {k: v for k, v in inputs.items() if k not in pixels}
+                settings = {**settings, "mm_encoder_outputs": made}
+            run = begin(model, inputs, **settings)
+            if made is None:
+                self.reuse.keep_encoded(key, run.encoded)
+        else:
+            run = begin(model, inputs, **settings)
+        return run, run.prefill()
+
+    def _join(self, new: Answering, over: str | None) -> None:
+        if over is not None:
+            self._end(new, over, new.run.cache)
+            return
+        groups = self._running.setdefault(str(new.task.plan), [])
+        for _, joint, answers in groups:
+            if joint.takes(new.run):
+                joint.add(new.run)
+                answers.append(new)
+                return
+        groups.append((new.task.plan, Joint(self.loaded.model, new.run), [new]))
+
+    def _advance(self, name: str) -> None:
+        """One token for every answer of a plan."""
+        groups = self._running[name]
+        plan = Plan(m for m in groups[0][0] if m.stage != "media")
+        with apply(self.loaded.model, plan):
+            for group in list(groups):
+                _, joint, answers = group
+                try:
+                    self._step(joint, answers)
+                except Exception as error:
+                    log.exception("%d answers failed", len(answers))
+                    for a in answers:
+                        self._tell(a.task, told(error))
+                    answers.clear()
+                if not answers:
+                    groups.remove(group)
+        if not groups:
+            del self._running[name]
+
+    def _step(self, joint: Joint, answers: list[Answering]) -> None:
+        gone = [(a, over) for a in answers if (over := a.task.over) is not None]
+        if gone:
+            joint.drop([a.run for a, _ in gone])
+            for a, over in gone:
+                answers.remove(a)
+                self._tell(a.task, over)
+        if not answers:
+            return
+        logits = joint.step([a.next for a in answers])
+        done = [(a, why) for a, row in zip(answers, logits) if (why := a.write(row)) is not None]
+        for a, why in done:
+            answers.remove(a)
+            self._end(a, why, joint.remove(a.run))
+
+    def _end(self, a: Answering, over: str, cache: Any) -> None:
+        a.end(over)
+        self._count(a.task)
+        self.metrics.written.inc(a.tokens)
+        if a.task.reuse and a.task.prompt is not None and blind(a.task.plan) and self.settings.reuse_bytes:
+            ids = a.run.ids[0, : a.run.seen]
+            kept = compacted(cache)
+            self.reuse.keep_prefix(Prefix(a.key, ids, a.last, kept, a.run.delta, a.facts))
+
+    def _count(self, task: Task) -> None:
+        took = (time.monotonic() - task.came) / (self.running + 1)
+        self._pace += 0.2 * (took - self._pace)
+        self.metrics.whole.observe(time.monotonic() - task.came)
+
+    def visual(self, ids: Tensor) -> Tensor:
+        """(n,) bool: placeholders of visual tokens in ids (1, n)."""
+        if not self.parts.visual_ids:
+            return torch.zeros_like(ids[0], dtype=torch.bool)
+        return self.parts.visual(ids)[0]
