@@ -242,6 +242,19 @@ def test_methods_inside_the_layers_are_refused() -> None:
         pass
 
 
+def test_methods_that_read_the_prompt_twice_are_refused() -> None:
+    z = make("llama")
+    with pytest.raises(PlanError, match="kvzip has the model read"), foveate.apply(z.model, "kvzip", chunk=8):
+        pass
+
+
+def test_budgets_of_layers_wait_for_the_last_piece() -> None:
+    z = make("llama")
+    out, _ = read(z, "vlcache(keep=0.25)", 8)
+    whole, _ = read(z, "vlcache(keep=0.25)", None)
+    assert [x.held for x in out.past_key_values.layers] == [x.held for x in whole.past_key_values.layers]
+
+
 @pytest.mark.parametrize("chunk", [0, -3, 2.5, True, "8"])
 def test_a_length_that_is_none_is_refused(chunk: Any) -> None:
     with (
