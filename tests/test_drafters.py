@@ -13,6 +13,7 @@ from foveate.apply import apply
 from foveate.decode.aded import ADED
 from foveate.decode.del_exit import Del
 from foveate.decode.flash_sd import FlashSD
+from foveate.decode.fspad import FSPAD
 from foveate.decode.pearl import Pearl
 from foveate.decode.rapid import Rapid
 from foveate.decode.rsd import RSD
@@ -20,6 +21,7 @@ from foveate.decode.swift import Swift
 from foveate.decode.token_recycling import TokenRecycling
 from foveate.decode.unified_layer_skip import UnifiedLayerSkip, reserved
 from foveate.decode.vispec import ViSpec
+from foveate.errors import PlanError
 from foveate.testing import tiny
 
 #: by name: whether it needs a draft model, and how it is made.
@@ -92,3 +94,46 @@ def test_unified_layer_skip_runs_fewer_layers() -> None:
     with placed(zoo.model, UnifiedLayerSkip(speedup=1.0)):
         assert torch.equal(zoo.model.generate(**zoo.inputs, **GREEDY), zoo.model.generate(**zoo.inputs, **GREEDY))
     assert reserved(12, 3) == (0, 4, 8, 11)
+
+
+def head_for(model: Any, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Weights of a draft head as wide as a tiny model, drawn at random."""
+    words = model.get_input_embeddings().weight.detach()
+    d, generator = words.shape[1], torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator) / shape[-1] ** 0.5
+
+    made = {"embed_tokens.weight": words, "fc.fc.weight": draw(d, 2 * d), "fc.fc.bias": draw(d)}
+    made |= {f"layers.0.self_attn.{n}_proj.weight": draw(d, d) for n in "qkvo"}
+    for at, out in (("fc", d), ("layers.0", 2 * d)):
+        made |= {f"{at}.mlp.{n}_proj.weight": draw(48, d) for n in ("gate", "up")}
+        made |= {f"{at}.mlp.down_proj.weight": draw(out, 48)}
+        made |= {f"{at}.post_attention_layernorm.weight": torch.ones(d)}
+    return made
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2_5_vl"])
+def test_a_trained_head_drafts_from_features(name: str, tmp_path: Any) -> None:
+    from safetensors.torch import save_file
+
+    zoo = tiny(name, ragged=True)
+    plain = zoo.model.generate(**zoo.inputs, **GREEDY)
+    file = tmp_path / "head.safetensors"
+    save_file({k: v.contiguous().clone() for k, v in head_for(zoo.model).items()}, file)
+    drafting = FSPAD(weights=str(file), heads=4, nodes=8, depth=2, top=3)
+    with placed(zoo.model, drafting) as report:
+        assert torch.equal(zoo.model.generate(**zoo.inputs, **GREEDY), plain)
+    assert report.decode["drafted"] > 0
+
+
+def test_a_head_that_does_not_fit_is_refused(tmp_path: Any) -> None:
+    zoo = tiny("llama")
+    wrong = {"fc.fc.weight": torch.zeros(8, 16)}
+    for drafting, words in (
+        (FSPAD(), "weights"),
+        (FSPAD(weights=wrong), "8 wide"),
+        (FSPAD(weights=str(tmp_path / "none")), "cannot be read"),
+    ):
+        with placed(zoo.model, drafting), pytest.raises(PlanError, match=words):
+            zoo.model.generate(**zoo.inputs, **GREEDY)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from . import ablation, cache, decode, decode_media, diffusion, image, methods, prefill, results, video
+from . import ablation, cache, decode, decode_media, diffusion, image, memory, methods, prefill, results, streaming, video
 
 
 def main() -> None:
@@ -31,6 +31,8 @@ def main() -> None:
     cache.add(what)
     decode.add(what)
     decode_media.add(what)
+    memory.add(what)
+    streaming.add(what)
     diffusion.add(what)
     listing = what.add_parser("goals", help="every goal of the results, those that fall short first")
     listing.add_argument("--results", type=Path, default=Path("results"))
@@ -42,6 +44,9 @@ def main() -> None:
         return
     if args.what in ("image", "video", "foveal", "cache"):
         {"image": image, "video": video, "foveal": ablation, "cache": cache}[args.what].main(args)
+        return
+    if args.what in ("memory", "streaming"):
+        {"memory": memory, "streaming": streaming}[args.what].main(args)
         return
     if args.what == "diffusion":
         diffusion.main(args)

@@ -64,6 +64,8 @@ class Outcome:
         kept: how many drafted tokens stayed (in every row). Usually the target's own token follows them in ids; where
             a row finished inside the draft, none does.
         path: (B, kept + 1) int64, which columns of ``read`` stand in the text now, the first one (0) included.
+        hidden: (B, gamma + 1, D) what the target's head was given at each of them (after the prefill: at each token of
+            the prompt, or of what is left of it); None unless the method has ``features = True``.
     """
 
     ids: Tensor
@@ -71,6 +73,7 @@ class Outcome:
     logits: Tensor
     kept: int
     path: Tensor
+    hidden: Tensor | None = None
 
 
 class Reader(Protocol):
@@ -137,6 +140,7 @@ class Turn:
         skim: () -> the target reading with parts left out; raises UnsupportedCallError where it cannot.
         lens: () -> what the target would say after each layer, of what it reads from now on.
         prompt: (B, n) the prompt.
+        words: (V, D) weights of the target's head, where the method has ``features = True``.
         memory: what the method wants to find again at the next call; it lives as long as the plan is on the model.
     """
 
@@ -148,6 +152,7 @@ class Turn:
     skim: Callable[[], Skimmer] | None = None
     lens: Callable[[], Lens] | None = None
     prompt: Tensor | None = None
+    words: Tensor | None = None
     memory: dict[str, Any] = field(default_factory=dict)
 
 
@@ -169,7 +174,8 @@ class DecodeMethod(Method, Protocol):
     It may have ``second_model() -> path or loaded model`` too, for ``turn.reader``; ``draft_plan() -> plan or None``,
     what that model reads the prompt with; ``draft_prompt(ids (B, n), real (B, n) bool, embed) -> (B, n) bool``, which
     tokens of the prompt it reads, ``embed`` being the target's input embeddings, ids -> (..., D); ``trees = True``, to
-    have trees verified; and ``reserved(layers) -> tuple``, the only layers that new tokens run through (lossy).
+    have trees verified; ``features = True``, to be told what the target's head was given; and ``reserved(layers) ->
+    tuple``, the only layers that new tokens run through (lossy).
     """
 
     def begin(self, turn: Turn) -> Drafter: ...

@@ -189,5 +189,5 @@ def _by_rank(labels: list[int], parents: list[int], rank: dict[tuple[int, ...], 
         said.append((*(said[above] if above >= 0 else ()), label))
     order = sorted(range(len(labels)), key=lambda i: (len(said[i]), rank.get(said[i], len(rank)), said[i]))
     place = {old: new for new, old in enumerate(order)}
-    above = [place.get(parents[i], -1) for i in order]
-    return torch.tensor([labels[i] for i in order], dtype=torch.long), torch.tensor(above, dtype=torch.long)
+    under = [place.get(parents[i], -1) for i in order]
+    return torch.tensor([labels[i] for i in order], dtype=torch.long), torch.tensor(under, dtype=torch.long)

@@ -9,8 +9,8 @@ many layers it follows how many tokens a second a draft of length d from layer l
 or no draft at all. A draft ends early where the exit is less sure than halfway between guesses that stayed and guesses
 that did not.
 
-Departure: the head is run on ``looks`` of the layers after each forward, in turn, as reading all of them costs more than
-it saves under a large vocabulary. Works on any model; models trained for early exit (LayerSkip) gain most.
+Departure: the head is run on ``looks`` of the layers after each forward, in turn, as reading all of them costs more
+than it saves under a large vocabulary. Works on any model; models trained for early exit (LayerSkip) gain most.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ Xia et al., "SWIFT: On-the-Fly Self-Speculative Decoding for LLM Inference Accel
 https://arxiv.org/abs/2410.06916
 
 No second model, nothing trained. Attention and MLP of the inner layers are left out in part; what is left guesses one
-token after another, at the end of the same cache, until it is no longer sure of itself (top probability below ``stop``).
-Beside each guess stand runners-up, more of them where it was less sure, so the draft is a comb, which one forward of
+token after another, at the end of the same cache, until it is no longer sure (top probability below ``stop``). Beside
+each guess stand runners-up, more of them where it was less sure, so the draft is a comb, which one forward of
 the whole model checks. At first every other layer is left out; then sets that differ a little are tried, and the one
 whose guesses were right most often stays.
 
@@ -136,7 +136,9 @@ def comb(
         The draft, levels one after the other, and (levels,) where in it the best guesses are.
     """
     token, going = root, torch.ones_like(root[:, 0], dtype=torch.bool)
-    tokens, parents, first = [], [], []
+    tokens: list[Tensor] = []
+    parents: list[int] = []
+    first: list[int] = []
     for level in range(levels):
         probs = read(token).softmax(-1)
         sure, best = probs.topk(min(top, probs.shape[-1]), -1)

@@ -75,7 +75,9 @@ def compressed(
         (m, D) float32 and the positions (m,) int64 they stand at: text where it was, compressed tokens at the last
         positions of their image.
     """
-    many, parts, where, at = len(queries) - 1, [], [], 0
+    parts: list[Tensor] = []
+    where: list[int] = []
+    many, at = len(queries) - 1, 0
     vector = torch.zeros_like(hidden[0], dtype=torch.float32)
 
     def text(start: int, stop: int) -> None:

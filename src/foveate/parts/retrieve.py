@@ -24,4 +24,4 @@ def mean_embeddings(embedded: Tensor, size: int) -> Tensor:
     number = torch.arange(n, device=x.device) // size
     count = int(number[-1]) + 1 if n else 0
     total = x.new_zeros(count, x.shape[1]).index_add_(0, number, x)
-    return total / total.norm(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+    return torch.nn.functional.normalize(total, dim=1)

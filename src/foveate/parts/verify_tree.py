@@ -39,7 +39,8 @@ def follow(tree: Tree, tokens: Tensor, say: Callable[[Tensor, int], Tensor]) -> 
     guess = torch.cat([tokens.new_full((b, 1), -1), tokens], 1)
     here = torch.zeros(b, dtype=torch.long, device=device)
     going = torch.ones(b, dtype=torch.bool, device=device)
-    path, said = [here], []
+    path: list[Tensor] = [here]
+    said: list[Tensor] = []
     while bool(going.any()):
         word = say(here, len(said))
         said.append(torch.where(going, word, -1))
@@ -80,7 +81,8 @@ def follow_drafted(tree: Tree, tokens: Tensor, probs: Tensor, draft: Tensor, uni
     children = [(tree.parents == i).nonzero()[:, 0] for i in range(tree.q)]
     here = torch.zeros(b, dtype=torch.long, device=device)
     going = torch.ones(b, dtype=torch.bool, device=device)
-    path, said = [here], []
+    path: list[Tensor] = [here]
+    said: list[Tensor] = []
     tiny = torch.finfo(torch.float32).tiny
     while bool(going.any()):
         p = _at(probs, here).double()

@@ -53,15 +53,15 @@ class Branches:
             yield
             return
         self.tree, self.cache, self.visible, self.seen = tree, cache, visible, cache.get_seq_length()
-        ragged = [x for x in cache.layers if isinstance(x, RaggedLayer) and x.pack is not None]
-        for layer in ragged:
-            layer.pack.tree = tree.ancestors
+        packs = [x.pack for x in cache.layers if isinstance(x, RaggedLayer) and x.pack is not None]
+        for pack in packs:
+            pack.tree = tree.ancestors
         try:
             yield
         finally:
             self.tree = self.cache = self.visible = None
-            for layer in ragged:
-                layer.pack.tree = None
+            for pack in packs:
+                pack.tree = None
 
     def mask(self, layer: int, window: int | None, seen: Seen) -> Tensor | None:
         """The mask of one layer, of the form it came in."""

@@ -27,7 +27,7 @@ from .judge import judge, scores_of
 from .model import anatomy
 from .pace import Pace
 from .second import find, reading
-from .skim import LayerLens, Skimming, leaving_out
+from .skim import Features, LayerLens, Skimming, leaving_out
 from .steps import Steps, check_rewinds
 from .tally import Tally
 from .transcript import Transcript
@@ -100,9 +100,10 @@ def _decode(
 
     target = Steps(model, ids, config, prepared, branches)
     text = Transcript(ids, stopping, config, given.get("streamer"))
-    read, draft, logits = ids[:, -1:], Draft(ids[:, :0]), target.prefill()[:, None]
-    check_rewinds(model, target.cache)
     with contextlib.ExitStack() as stack:
+        features = Features(model, stack) if getattr(method, "features", False) else None
+        read, draft, logits = ids[:, -1:], Draft(ids[:, :0]), target.prefill()[:, None]
+        check_rewinds(model, target.cache)
         reader = None
         if second is not None:
             reader = reading(model, second, method, given, config, _alike(model, second), stack)
@@ -115,7 +116,8 @@ def _decode(
         def lens() -> Lens:
             return LayerLens(anatomy(model), stack)
 
-        turn = Turn(sample, score, reader, chains is None, logits.shape[-1], skim, lens, ids, pace.memory)
+        words = None if features is None else features.words
+        turn = Turn(sample, score, reader, chains is None, logits.shape[-1], skim, lens, ids, words, pace.memory)
         drafter: Drafter = method.begin(turn)
         allowed = _allowed(model, logits)
         row, first, tree, since = tally.report.row("decode", str(method)), True, None, time.perf_counter()
@@ -139,7 +141,8 @@ def _decode(
                 target.follow(path[:, :settled], tree.q)
             if text.rows == 0:
                 break
-            drafter.learn(Outcome(text.ids, read, logits, kept, path[:, : kept + 1]))
+            hidden = None if features is None else features.seen
+            drafter.learn(Outcome(text.ids, read, logits, kept, path[:, : kept + 1], hidden))
             now = time.perf_counter()
             if not first:
                 pace.took(draft.tokens.shape[1], settled, now - since)

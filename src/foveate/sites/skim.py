@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..decode._drafter import Skip
 from ..errors import UnsupportedCallError, UnsupportedModelError
 from ..stores.held import HeldLayer
-from .model import Anatomy, attention_of, mlp_of
+from .model import Anatomy, anatomy, attention_of, mlp_of
 from .steps import Steps
 
 
@@ -71,11 +71,29 @@ def _fill(parts: Anatomy, i: int, cache: Any, x: Tensor) -> None:
     cache.update(nothing, nothing, i)
 
 
+class Features:
+    """What the target's head is given at every forward, (B, q, D); its hook goes with the stack.
+
+    Attributes:
+        seen: of the last forward; ``words`` the weights of the head, (V, D), or None where there is none.
+    """
+
+    def __init__(self, model: Any, stack: ExitStack) -> None:
+        parts = anatomy(model)
+        self.seen: Tensor | None = None
+        self.words: Tensor | None = getattr(model.get_output_embeddings(), "weight", None)
+        stack.callback(parts.decoder.register_forward_hook(self._keep).remove)
+
+    def _keep(self, module: Any, args: Any, out: Any) -> None:
+        self.seen = out[0] if isinstance(out, tuple) else out.last_hidden_state
+
+
 class LayerLens:
-    """What the target would say after each of its layers (see ``decode._drafter.Lens``); its hooks go with the stack."""
+    """What the target would say after each layer (see ``decode._drafter.Lens``); its hooks go with the stack."""
 
     def __init__(self, parts: Anatomy, stack: ExitStack) -> None:
-        self.norm, self.head = getattr(parts.decoder, "norm", None), parts.model.get_output_embeddings()
+        self.norm: Any = getattr(parts.decoder, "norm", None)
+        self.head: Any = parts.model.get_output_embeddings()
         if self.norm is None or self.head is None:
             raise UnsupportedModelError(f"{parts.name} has no final norm and head that its layers could be read with")
         self.seen: dict[int, Tensor] = {}

@@ -27,9 +27,9 @@ def run(params: Mapping[str, Any], given: Mapping[str, Tensor]) -> dict[str, Ten
     while True:
         said: list[int] = []
 
-        def step(token: Tensor, said: list[int] = said) -> Tensor:
+        def step(token: Tensor, said: list[int] = said, before: list[int] = text[:-1]) -> Tensor:
             said.append(int(token))
-            return after(thin, [*text[:-1], *said])[None]
+            return after(thin, [*before, *said])[None]
 
         # the step of this number is the last one: new + step + 2 >= longest
         levels = max(1, min(int(params["max_step_draft"]), longest - new - 1))
