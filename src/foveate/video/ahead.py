@@ -36,7 +36,6 @@ class Lane:
 
     def __init__(self, path: Path, index: Index, setup: Callable[[Any], Any], threads: int = 1) -> None:
         self._path, self._index, self._setup, self._threads = path, index, setup, threads
-        self._convert = Converter(threads=1)
         self._open()
 
     def _open(self) -> None:
@@ -50,8 +49,8 @@ class Lane:
         """Free the decoder."""
         self._container.close()
 
-    def frames(self, job: Job) -> Iterator[tuple[int, Pixels]]:
-        """The job's frames as (number, (H, W, 3) uint8). Raises whatever decoding raises, and _TroubleError."""
+    def frames(self, job: Job) -> Iterator[tuple[int, Any]]:
+        """The job's frames as (number, ``av.VideoFrame``). Raises whatever decoding raises, and _TroubleError."""
         if job.seek is not None:
             self._container.seek(job.seek, stream=self._stream, backward=True)
         elif not self._fresh:
@@ -65,7 +64,7 @@ class Lane:
             if stamp == left[0][1]:
                 if frame.is_corrupt:
                     raise _TroubleError("a frame is damaged")
-                yield left.popleft()[0], self._convert(frame)
+                yield left.popleft()[0], frame
             if not left:
                 return
         raise _TroubleError("the file ends before its last frame")
@@ -96,10 +95,14 @@ class Lane:
 
 
 class Ahead:
-    """Several lanes that fetch jobs in order and hold at most ``room`` frames that were not read yet (and one more).
+    """Several lanes that fetch jobs in order, and the frames in that order.
 
-    lane: makes a decoder; called in the thread that uses it. careful: fetches one frame slowly and says what is wrong
-    with it; called, in the reader's thread, for what a lane could not decode.
+    Decoded frames wait as the decoder made them, which is half the size of RGB and lets FFmpeg use its buffers again;
+    they are turned into RGB by the same threads shortly before they are read.
+
+    lane: makes a decoder. careful: fetches one frame slowly and says what is wrong with it; called, in the reader's
+    thread, for what a lane could not decode. room: bytes of decoded frames that may wait; one more if the reader would
+    wait for ever, and a few in RGB.
     """
 
     def __init__(
@@ -110,29 +113,29 @@ class Ahead:
         workers: int,
         room: int,
     ) -> None:
-        self._jobs, self._lane, self._careful = jobs, lane, careful
-        self._workers, self._room = min(workers, len(jobs)), room
-        self._change = threading.Condition()
-        self._shelves: list[deque[tuple[int, Pixels]]] = [deque() for _ in jobs]
+        self._jobs, self._lane, self._careful, self._workers, self._room = jobs, lane, careful, workers, room
+        lock = threading.Lock()
+        self._change = threading.Condition(lock)  # the threads wait on it
+        self._reading = threading.Condition(lock)  # the reader does
+        self._place = 0  # of the frame that is read next
+        self._shelves: list[deque[tuple[int, Any, int]]] = [deque() for _ in jobs]  # number, frame, bytes
         self._ended = [False] * len(jobs)
-        self._next = self._head = self._held = 0
+        self._given = [0] * len(jobs)  # frames of each job that were taken to be turned into RGB
+        self._ready: dict[int, tuple[int, Pixels | None] | None] = {}  # by place in order; None: in the making
+        self._next = self._turn = self._held = self._claimed = 0
         self._stopped = False
+        self._broken: Exception | None = None
 
     def __iter__(self) -> Iterator[Fetched]:
         """All frames in order. Whatever ends the loop, the threads have ended when it returns."""
-        threads = [
-            threading.Thread(target=self._work, daemon=True, name="foveate-decode") for _ in range(self._workers)
-        ]
+        named: dict[str, Any] = {"target": self._safely, "daemon": True, "name": "foveate-decode"}
+        threads = [threading.Thread(**named) for _ in range(self._workers)]
         for thread in threads:
             thread.start()
         try:
-            for at, job in enumerate(self._jobs):
-                done = 0
-                while (found := self._take(at)) is not None:
-                    done += 1
-                    yield found
-                for number in job.numbers[done:]:
-                    yield self._careful(number)
+            for place in range(sum(len(job.numbers) for job in self._jobs)):
+                number, pixels = self._read(place)
+                yield self._careful(number) if pixels is None else (number, pixels)
         finally:
             with self._change:
                 self._stopped = True
@@ -140,51 +143,111 @@ class Ahead:
             for thread in threads:
                 thread.join()
 
-    def _take(self, at: int) -> tuple[int, Pixels] | None:
-        shelf = self._shelves[at]
+    def _read(self, place: int) -> tuple[int, Pixels | None]:
         with self._change:
-            self._head = at
+            self._place = place
+            self._reading.wait_for(lambda: self._ready.get(place) or self._broken)
+            if self._broken is not None:
+                raise self._broken
+            found = self._ready.pop(place)
             self._change.notify_all()
-            self._change.wait_for(lambda: shelf or self._ended[at])
-            if not shelf:
-                return None
-            self._held -= 1
-            return shelf.popleft()
+        assert found is not None
+        return found
 
-    def _put(self, at: int, found: tuple[int, Pixels]) -> bool:
-        """Hand a frame over once there is room for it, or at once if the reader waits for it. False: stop."""
-        shelf = self._shelves[at]
-        with self._change:
-            self._change.wait_for(lambda: self._stopped or self._held < self._room or (at == self._head and not shelf))
-            if self._stopped:
-                return False
-            shelf.append(found)
-            self._held += 1
-            self._change.notify_all()
-            return True
+    # --- what the threads do ------------------------------------------------------------------------------------
+
+    def _safely(self) -> None:
+        try:
+            self._work()
+        except Exception as error:  # a defect of ours: the reader must not wait for ever
+            with self._change:
+                self._broken = error
+                self._reading.notify()
 
     def _work(self) -> None:
-        lane: Lane | None = None
-        while (at := self._claim()) is not None:
-            try:
-                lane = lane or self._lane()
-                going = all(self._put(at, found) for found in lane.frames(self._jobs[at]))
-            except Exception:  # the careful way meets it again, and says what is wrong at which second
-                going = True
-                if lane is not None:
-                    lane.close()
+        """Turn the next frame in order into RGB if it is wanted soon, else decode, else wait."""
+        convert, lane, frames, at = Converter(threads=1), None, None, -1
+        try:
+            while True:
+                with self._change:
+                    while not self._stopped:
+                        taken = self._take()
+                        if taken is not None or (frames is not None and self._may_decode(at)):
+                            break
+                        if frames is None and self._next < len(self._jobs):
+                            at, self._next = self._next, self._next + 1
+                            break
+                        if frames is None and self._turn == len(self._jobs):
+                            return
+                        self._change.wait()
+                    if self._stopped:
+                        return
+                if taken is not None:
+                    place, number, frame = taken
+                    self._finish(place, number, _converted(convert, frame))
+                    continue
+                try:
+                    if frames is None:
+                        lane = lane or self._lane()
+                        frames = lane.frames(self._jobs[at])
+                    self._shelve(at, next(frames))
+                    continue
+                except StopIteration:
+                    pass
+                except Exception:  # the careful way meets it again, and says what is wrong at which second
+                    if lane is not None:
+                        lane.close()
                     lane = None
-            with self._change:
-                self._ended[at] = True
-                self._change.notify_all()
-            if not going:
-                break
-        if lane is not None:
-            lane.close()
+                frames = None
+                with self._change:
+                    self._ended[at] = True
+                    self._change.notify_all()
+        finally:
+            if lane is not None:
+                lane.close()
 
-    def _claim(self) -> int | None:
-        with self._change:
-            if self._stopped or self._next == len(self._jobs):
+    def _take(self) -> tuple[int, int, Any] | None:
+        """The next frame in order that is decoded and not taken: (place, number, frame). The lock is held."""
+        while self._turn < len(self._jobs) and len(self._ready) < 2 * self._workers + 4:
+            if self._shelves[self._turn]:
+                number, frame, size = self._shelves[self._turn].popleft()
+                self._held -= size
+                self._given[self._turn] += 1
+                self._ready[self._claimed] = None
+                self._claimed += 1
+                self._change.notify_all()
+                return self._claimed - 1, number, frame
+            if not self._ended[self._turn]:
                 return None
-            self._next += 1
-            return self._next - 1
+            for number in self._jobs[self._turn].numbers[self._given[self._turn] :]:
+                self._ready[self._claimed] = number, None  # what the lane left over is for the careful way
+                self._claimed += 1
+                self._reading.notify()
+            self._turn += 1
+            self._change.notify_all()
+        return None
+
+    def _may_decode(self, at: int) -> bool:
+        return self._held < self._room or (at == self._turn and not self._shelves[at])
+
+    def _shelve(self, at: int, found: tuple[int, Any]) -> None:
+        number, frame = found
+        size = sum(plane.buffer_size for plane in frame.planes)
+        with self._change:
+            self._shelves[at].append((number, frame, size))
+            self._held += size
+            if at == self._turn:
+                self._change.notify()  # another thread may turn it into RGB
+
+    def _finish(self, place: int, number: int, pixels: Pixels | None) -> None:
+        with self._change:
+            self._ready[place] = number, pixels
+            if place == self._place:
+                self._reading.notify()
+
+
+def _converted(convert: Converter, frame: Any) -> Pixels | None:
+    try:
+        return convert(frame)
+    except (av.error.FFmpegError, ValueError, MemoryError):
+        return None

@@ -71,7 +71,7 @@ class Coded:
     def several(self, numbers: Sequence[int], workers: int, room: int) -> Iterator[Fetched]:
         """Frames of these numbers, distinct and ascending, decoded ahead in threads. Otherwise as :meth:`fetch`.
 
-        workers: threads. room: frames, in bytes of RGB, that may wait to be read.
+        workers: threads. room: bytes of decoded frames that may wait to be read.
         """
         jobs = cut(self._index, numbers)
         width, height = self.size
@@ -83,7 +83,7 @@ class Coded:
         def lane() -> Lane:
             return Lane(self.path, self._index, self._ready, threads)
 
-        return iter(Ahead(jobs, lane, self.fetch, workers, max(2 * workers, room // (3 * width * height))))
+        return iter(Ahead(jobs, lane, self.fetch, workers, room))
 
     def fetch(self, number: int) -> tuple[int, Pixels]:
         """Frame ``number`` -> (its number, (H, W, 3) uint8). If its packet shows nothing, the frame still
@@ -214,8 +214,7 @@ class Coded:
             first = next(self._decode(), None)
         if first is None:
             raise MediaError(f"{self.path}: has no frames that can be decoded; get a fresh copy")
-        self._restart()
-        return first
+        return first  # the next request seeks, so nothing is reset here
 
     def _spoil(self, packet: Any) -> None:
         """All frames from this packet to the next keyframe, in decoding order, cannot be trusted."""

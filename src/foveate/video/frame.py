@@ -35,7 +35,7 @@ class Frame:
 
     @property
     def array(self) -> NDArray[np.uint8]:
-        """The same as (height, width, 3) uint8; may be read-only."""
+        """The same as (height, width, 3) uint8; its lines may lie apart in memory, and it may be read-only."""
         if self._array is not None:
             return self._array
         assert self._image is not None

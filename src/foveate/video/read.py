@@ -32,7 +32,7 @@ from .pictures import Pictures
 Progress = Callable[[int, int], None]
 Strategy = Literal["uniform", "ends", "keyframes"]
 
-ROOM = 512 * 1024 * 1024  # bytes of RGB that may wait to be read
+ROOM = 512 * 1024 * 1024  # bytes of decoded frames that may wait to be read
 
 
 class Video:
