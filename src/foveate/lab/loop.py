@@ -26,6 +26,8 @@ from .teach import Teacher
 
 STAGES = ("dense", "joint")
 LAYERS = ("CLIPEncoderLayer", "LlamaDecoderLayer", "Qwen2_5_VLDecoderLayer")  # those worth compiling
+TAUGHT = 0.2  # of the highest learning rate, for a decoder that can answer already: at more it forgets
+LONGER = 2.25  # times the dense stage with a teacher
 FOLDER = "training"  # of the run's folder: what is needed to go on, and not to use the model
 #: Called with a record of the history and how much of the budget of its stage is used.
 Tell = Callable[[dict[str, Any], float], None]
@@ -38,7 +40,8 @@ class Recipe:
     Attributes:
         kind: "image" or "video". sizes: None for the usual ones. seed: of the weights and the data.
         batch, turns, ramp: see :class:`foveate.lab.data.Diet`.
-        share: of the budget for the dense stage, at most ``most_dense`` seconds.
+        share: of the budget for the dense stage, at most ``most_dense`` seconds; more with a teacher, whose decoder
+            needs less of the joint stage.
         peak: highest learning rate; the tower gets half of it once all is trained. warm: steps of warm-up.
         aux: weight of the heads in the joint stage. bf16: autocast.
         teacher: a lab model, by name or folder, whose decoder to begin with and whose tokens to imitate; None for none.
@@ -124,8 +127,9 @@ class Run:
     def part(self, stage: str) -> Budget:
         """The dense stage gets its share of the budget, the joint stage all that was not used."""
         if stage == "dense":
-            share = self.budget.part(self.recipe.share)
-            return share if share.seconds is None else Budget(min(share.seconds, self.recipe.most_dense))
+            longer = 1.0 if self.teacher is None else LONGER
+            share = self.budget.part(self.recipe.share * longer)
+            return share if share.seconds is None else Budget(min(share.seconds, self.recipe.most_dense * longer))
         used = self.state.spent.get("dense", {"steps": 0, "seconds": 0.0})
         if self.budget.seconds is None:
             return Budget(steps=(self.budget.steps or 0) - int(used["steps"]))
@@ -206,11 +210,14 @@ class Run:
         return not self.stopping
 
     def _optimiser(self, stage: str) -> Optimiser:
-        """The tower is slower once all is trained, and the dense stage trains nothing else."""
+        """Once all is trained the tower is slower, and a teacher's decoder slower still."""
         named = [*self.model.named_parameters(), *self.heads.named_parameters()]
 
         def scale(name: str) -> float:
-            return 0.5 if stage == "joint" and ("vision_tower" in name or "visual." in name) else 1.0
+            if stage == "joint" and ("vision_tower" in name or "visual." in name):
+                return 0.5
+            taught = self.teacher is not None and ("language_model" in name or "lm_head" in name)
+            return TAUGHT if taught else 1.0
 
         return Optimiser(named, scale, self.recipe.peak, self.recipe.decay)
 
@@ -223,7 +230,7 @@ class Run:
             if self.state.stage == "dense":
                 learned = steps.dense(self.model, self.heads, batch, sizes, self.teacher)
             else:
-                learned = steps.joint(self.model, self.heads, batch, sizes, recipe.aux)
+                learned = steps.joint(self.model, self.heads, batch, sizes, recipe.aux, self.teacher)
         optimiser.zero_grad()
         learned.loss.backward()
         norm = nn.utils.clip_grad_norm_([p for part in self.parts.values() for p in part.parameters()], 1.0)

@@ -34,8 +34,8 @@ def dense(model: Any, heads: Heads, batch: Batch, sizes: Sizes, teacher: Teacher
     return Learned(loss, float(loss.detach()), {k: (v, 1) for k, v in right.items() if v == v})
 
 
-def joint(model: Any, heads: Heads, batch: Batch, sizes: Sizes, aux: float) -> Learned:
-    """Every answer of every conversation, and with weight ``aux`` the heads, so that the tower forgets nothing."""
+def joint(model: Any, heads: Heads, batch: Batch, sizes: Sizes, aux: float, teacher: Teacher | None = None) -> Learned:
+    """Every answer of every conversation, and with weight ``aux`` what was learned in the dense stage."""
     seen: list[tuple[Tensor, Tensor | None]] = []
     # read at once: transformers splits the output by pictures right after
     hook = tower(model).register_forward_hook(lambda m, given, output: seen.append(features(output, batch, sizes)))
@@ -47,6 +47,8 @@ def joint(model: Any, heads: Heads, batch: Batch, sizes: Sizes, aux: float) -> L
     total = loss
     if aux and seen:
         total = loss + aux * heads(*seen[0], batch.labels)[0]
+        if teacher is not None and teacher.fits(batch, sizes):
+            total = total + aux * IMITATE * imitate(seen[0][0] / teacher.scale, teacher.look(batch))[0]
     return Learned(total, float(loss.detach()), right)
 
 
