@@ -136,18 +136,33 @@ def test_a_budget_takes_the_clips_that_fit_best(loaded: Loaded) -> None:
     assert live.ask(ASK, max_new_tokens=2).sources[0].tokens == 36
 
 
+def test_a_stretch_is_shown_as_a_video_of_its_own(loaded: Loaded) -> None:
+    live = streamed(loaded)
+    with watched(loaded) as given:
+        said = live.ask(ASK, between=(2.0, 3.5), max_new_tokens=8)
+        alone = Stream(loaded, "none", clip=4)
+        alone.push(frames(12)[4:8], [0.0, 0.5, 1.0, 1.5])
+        given[1:] = []
+        other = alone.ask(ASK, max_new_tokens=8)
+    same(given[0], given[1])
+    assert said.text == other.text
+    assert (said.sources[0].start, said.sources[0].stop) == (2.0, 3.5)
+    with pytest.raises(InputError, match=r"nothing is remembered between 60 and 70 s, only 00:00 to 00:05.5"):
+        live.ask(ASK, between=(60, 70))
+
+
 # --- memory -----------------------------------------------------------------------------------------------------------
 
 
 def test_memory_never_passes_the_cap(loaded: Loaded) -> None:
     live, most = Stream(loaded, "none", cap=30, clip=2), 0
-    for i in range(60):
+    for i in range(40):
         live.push(frames(1, seed=i)[0], i)
         assert live.tokens <= 30
         most = max(most, live.nbytes) if i > 10 else most
-        if i > 40:
+        if i > 30:
             assert live.nbytes <= most
-    assert live.ask(ASK, max_new_tokens=1).sources[0].stop == 59
+    assert live.ask(ASK, max_new_tokens=1).sources[0].stop == 39
     assert live.memory.clips[0].seen.time[0] == 0, "what is old is thinned, not cut off"
 
 

@@ -19,7 +19,7 @@ from ..spec import Plan
 from ..video import open_image
 from .encode import encode
 from .memory import Memory, within
-from .recall import Source, Sourced, answer_from
+from .recall import Source, Sourced, answer_from, clock
 from .relevance import fits
 from .seen import Seen
 from .split import split
@@ -154,16 +154,19 @@ class Stream:
         self,
         question: str,
         *,
+        between: tuple[float, float] | None = None,
         budget: int | None = None,
         by: str = "embeddings",
         max_new_tokens: int = 64,
         seed: int = 0,
         progress: Progress | None = None,
     ) -> Sourced:
-        """Answer from all that was pushed so far.
+        """Answer from all that was pushed so far, or from a stretch of it.
 
         Args:
             question: what to ask.
+            between: seconds from and to; the clips that lie in there, at least by half, are shown as a video of their
+                own, whose time starts with them.
             budget: most visual tokens in the prompt: the clips that fit the question best, in order of time; None shows
                 the whole memory.
             by: how that is told; see :func:`foveate.stream.relevance.fits`.
@@ -179,13 +182,15 @@ class Stream:
             raise InputError(f"'budget' must be at least 1. Got {budget}.")
         if not isinstance(question, str) or not question.strip():
             raise InputError("the question is empty; ask something")
-        clips = [c for c in self.remembered() if c.n]
+        clips = [c for c in self._during(between) if c.n]
         scores = [1.0] * len(clips)
         if budget is not None and sum(c.n for c in clips) > budget:
             scores = fits(self.loaded, clips, question, by)
             picked = within(clips, scores, budget)
             clips, scores = [clips[i] for i in picked], [scores[i] for i in picked]
         shown = Seen.cat(clips)
+        if between is not None:
+            shown = shown.since(clips[0])
         sources = self._sources(clips, scores)
         said = answer_from(
             self.loaded,
@@ -200,6 +205,19 @@ class Stream:
         said.report.plan = str(self.plan)
         said.report.rows[:0] = self.report.ordered()
         return said
+
+    def _during(self, between: tuple[float, float] | None) -> list[Seen]:
+        clips = self.remembered()
+        if between is None or not clips:
+            return clips
+        low, high = (float(t) - self._origin for t in between)
+        found = [c for c in clips if low <= sum(c.span) / 2 <= high]
+        if not found:
+            first, last = (clock(t + self._origin) for t in (clips[0].span[0], clips[-1].span[1]))
+            raise InputError(
+                f"nothing is remembered between {between[0]:g} and {between[1]:g} s, only {first} to {last}"
+            )
+        return found
 
     def _sources(self, clips: Sequence[Seen], scores: Sequence[float]) -> list[Source]:
         if len(set(scores)) <= 1:

@@ -73,6 +73,12 @@ class Seen:
         deep = r.to(self.deep.device)(self.deep.movedim(0, 1)[None])[0].movedim(1, 0)
         return replace(self, x=r(self.x[None])[0], deep=deep, size=r.size(self.size[None])[0], **new)
 
+    def since(self, start: Seen) -> Seen:
+        """The same with times and slots counted from the stretch ``start``, as in a video that begins with it."""
+        begin, slot = float(start.over[0]), int(start.slot.min())
+        times = {n: getattr(self, n) - begin for n in ("time", "late", "over")}
+        return replace(self, slot=self.slot - slot, **times)
+
     def moved(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Seen:
         """The same on another device, features in ``dtype``."""
         features = {n: getattr(self, n).to(device, dtype) for n in ("x", "deep", "tail")}
