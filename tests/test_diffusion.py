@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from foveate.diffusion import generate, read_with, schedule_of, schedules
+from foveate.diffusion import all_schedules, generate, read_with, schedule_of
 from foveate.diffusion._schedule import Look
 from foveate.diffusion.predict import choose
 from foveate.errors import InputError, OptionError, PlanError, UnknownMethodError, UnsupportedCallError
@@ -262,7 +262,7 @@ def test_adablock_ends_blocks_at_delimiters() -> None:
 
 
 def test_every_schedule_is_documented_and_refuses_bad_options() -> None:
-    own = schedules()
+    own = all_schedules()
     assert {"lowconfidence", "threshold", "factor", "localleap", "adablock", "creditdecoding"} <= set(own)
     for name, cls in own.items():
         assert cls.name == name

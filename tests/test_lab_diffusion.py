@@ -47,14 +47,14 @@ def test_it_learns_the_end_of_answers() -> None:
     model = diffusion.make(recipe.size)
     optimiser = diffusion.Optimiser(model.named_parameters(), lambda name: 1.0, recipe.peak, 0.0)
     losses = []
-    for step in range(8):
+    for step in range(5):
         optimiser.set(recipe.peak)
         loss, _ = diffusion.loss_of(model, diffusion.batch(recipe, step))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         losses.append(float(loss.detach()))
-    assert losses[-1] < 0.8 * losses[0]
+    assert losses[-1] < 0.9 * losses[0]
 
 
 def test_training_writes_a_model_that_loads_and_goes_on(tmp_path: Path) -> None:
@@ -96,12 +96,8 @@ def test_the_study_compares_with_the_slow_run(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(sys, "argv", command)
     bench.main()
     data = json.loads((tmp_path / "diffusion.json").read_text(encoding="utf-8"))
-    assert [r["plan"].split("(")[0] for r in data["rows"]] == [
-        "lowconfidence",
-        "lowconfidence, steps=6",
-        "learn2pd",
-        "threshold",
-    ]
+    names = [r["plan"].split("(")[0] for r in data["rows"]]
+    assert names == ["lowconfidence", "lowconfidence, steps=6", "learn2pd", "threshold"]
     slow, planned = data["rows"][:2]
     assert (slow["forwards"], slow["cut"], planned["forwards"], planned["cut"]) == (24, 1, 6, 4)
     assert data["rows"][3]["positions"] < slow["positions"]

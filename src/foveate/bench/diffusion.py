@@ -57,7 +57,9 @@ def main(args: argparse.Namespace) -> None:
     """Run the study and write its results."""
     model = recipe.make(recipe.SMALL).eval() if args.small else _load(args.model)
     with tempfile.TemporaryDirectory() as folder:
-        rows = study(model, args.n, args.seed, Path(folder) / "filter.safetensors", 4 if args.small else 40)
+        rows = study(
+            model, args.n, args.seed, Path(folder) / "filter.safetensors", *((2, 20) if args.small else (40, 600))
+        )
     results.save(args.out, args.seed, rows, goals(rows), model="untrained" if args.small else args.model)
     for row in rows:
         print(f"{row['accuracy']:.3f} right, {row['forwards']:5.1f} forwards (cut {row['cut']:.1f} x)  {row['plan']}")
@@ -71,13 +73,13 @@ def _load(name: str) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, trust_remote_code=False).eval()
 
 
-def study(model: Any, n: int, seed: int, filter_file: Path, lessons: int) -> list[dict[str, Any]]:
-    """One row for each plan. The filter of Learn2PD is trained on ``lessons`` prompts of each task's split "train"."""
+def study(model: Any, n: int, seed: int, filter_file: Path, lessons: int, steps: int) -> list[dict[str, Any]]:
+    """One row for each plan. The filter of Learn2PD is trained for ``steps`` on ``lessons`` prompts of each task."""
     made = [questions(task, lessons, seed, "train")[:2] for task in recipe.TASKS]
     canvas = recipe.CANVAS
     parts = [learn.collect(model, [t], attention_mask=m, length=canvas, block=canvas) for t, m in made]
     lesson = learn.Lesson(*(torch.cat(x) for x in zip(*((p.confidence, p.final, p.masked) for p in parts))))
-    learn.fit(lesson, steps=600, seed=seed).save(filter_file)
+    learn.fit(lesson, steps=steps, seed=seed).save(filter_file)
     rows: list[dict[str, Any]] = []
     for text, options in PLANS:
         schedule = text.format(eos=recipe.ids()["eos"], filter=filter_file)
@@ -86,7 +88,7 @@ def study(model: Any, n: int, seed: int, filter_file: Path, lessons: int) -> lis
         plan = ", ".join([shown, *(f"{k}={v}" for k, v in options.items())])
         scores = [s for a in asked.values() for s in a.scores]
         forwards = [f for a in asked.values() for f in a.forwards]
-        row = {
+        row: dict[str, Any] = {
             "plan": plan,
             "accuracy": _mean(scores),
             "by_task": {task: _mean(a.scores) for task, a in asked.items()},

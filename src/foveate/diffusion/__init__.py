@@ -8,7 +8,7 @@ out.ids, out.report.forwards
 
 from .engine import Generated, generate
 from .reader import Reader, read_with
-from .registry import schedule_of, schedules
+from .registry import all_schedules, schedule_of
 from .track import Report
 
-__all__ = ["Generated", "Reader", "Report", "generate", "read_with", "schedule_of", "schedules"]
+__all__ = ["Generated", "Reader", "Report", "all_schedules", "generate", "read_with", "schedule_of"]

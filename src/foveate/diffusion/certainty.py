@@ -88,7 +88,7 @@ def distil(
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
             optimiser.step()
         if tell is not None:
-            tell(step, Loss(*(t.detach() for t in loss[:3]), loss.right))
+            tell(step, Loss(loss.total.detach(), loss.consistency.detach(), loss.certainty.detach(), loss.right))
     return model
 
 

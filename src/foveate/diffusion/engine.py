@@ -13,7 +13,6 @@ was at the start of the block. That changes predictions a little, so it is an ap
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,14 +20,12 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ._schedule import Block, Look, Schedule, best
+from ._call import Ask, checked, plan_of
+from ._schedule import Block, Look, best
 from .predict import Dice, Noise, choose
 from .reader import Reader, read_with
-from .registry import schedule_of
 from .track import Part, Report
 
-CACHES = (None, "prefix", "dual")
-STOPS = ("none", "block", "text")
 SURE = 0.9  # of a predicted end of the text that is not filled yet
 
 
@@ -45,22 +42,6 @@ class Generated:
     ids: Tensor
     filled: Tensor
     report: Report
-
-
-@dataclass(frozen=True)
-class _Ask:
-    """What :func:`generate` was asked for, checked."""
-
-    schedule: Schedule
-    length: int
-    block: int
-    steps: int
-    cache: str | None
-    temperature: float
-    guidance: float
-    mask_id: int
-    eos_id: int | None
-    stop: str
 
 
 @torch.no_grad()
@@ -88,7 +69,7 @@ def generate(
     Args:
         model: what :func:`foveate.diffusion.read_with` takes: a Hugging Face model or ids -> logits.
         ids: (B, P) int64 prompts, padded on the left where they differ in length (then with attention_mask (B, P)).
-        schedule: text such as ``"threshold(confidence=0.9)"`` (see ``foveate.diffusion.schedules()``), or an instance.
+        schedule: text such as ``"threshold(confidence=0.9)"`` (see :func:`all_schedules`), or an instance.
         length, block: tokens to generate, and in a block; the last block may be shorter.
         steps: forwards in all, for schedules that follow a fixed plan; None is one a token.
         cache: None (exact), "prefix" or "dual" (approximate, see above).
@@ -107,7 +88,7 @@ def generate(
         InputError: a value out of range, or a prompt that holds masks.
         PlanError: an unknown schedule; UnsupportedCallError: a cache for a model that keeps none.
     """
-    ask = _checked(model, ids, schedule, length, block, steps, cache, temperature, guidance, stop, mask_id, eos_id)
+    ask = checked(model, ids, schedule, length, block, steps, cache, temperature, guidance, stop, mask_id, eos_id)
     rows = len(ids)
     valid = None
     if attention_mask is not None and not bool(attention_mask.all()):
@@ -132,7 +113,7 @@ class _Run:
     """Rows that are decoded together."""
 
     def __init__(
-        self, ask: _Ask, reader: Reader, ids: Tensor, report: Report, dice: Dice | None, noise: Noise | None
+        self, ask: Ask, reader: Reader, ids: Tensor, report: Report, dice: Dice | None, noise: Noise | None
     ) -> None:
         self.ask, self.reader, self.report, self.dice, self.noise = ask, reader, report, dice, noise
         self.prompt = ids.shape[1]
@@ -159,7 +140,7 @@ class _Run:
             if chooser is None or quota is None:
                 size = self._size(logits, start, size)
                 chooser = ask.schedule.begin(Block(len(self.x), size, ask.length, ask.mask_id))
-                quota = _plan((self.x[:, start : start + size] == ask.mask_id).sum(-1), ask, size)
+                quota = plan_of((self.x[:, start : start + size] == ask.mask_id).sum(-1), ask, size)
             ahead, logits = logits[:, size:], logits[:, :size]
             masked = self.x[:, start : start + size] == ask.mask_id
             logits = chooser.rescore(logits, masked)
@@ -268,18 +249,6 @@ class _Run:
         self._put(start + size, fill, torch.full_like(rest, ask.eos_id), self.report.forwards - 1)
 
 
-def _plan(masks: Tensor, ask: _Ask, size: int) -> Callable[[int], Tensor]:
-    """The fixed plan of a block: masks (B,) split evenly over its share of the steps, the first take one more."""
-    share = max(1, ask.steps * size // ask.length)
-
-    def quota(step: int) -> Tensor:
-        if step >= share:
-            return torch.ones_like(masks)
-        return masks // share + (step < masks % share).long()
-
-    return quota
-
-
 def _dice(model: Any, ids: Tensor, seed: int) -> Dice:
     config = getattr(model, "config", None)
     size = getattr(config, "vocab_size", None)
@@ -290,44 +259,3 @@ def _dice(model: Any, ids: Tensor, seed: int) -> Dice:
 
 def _of_row(noise: Noise, row: int) -> Noise:
     return lambda number, start, stop: noise(number, start, stop)[row : row + 1]
-
-
-def _checked(
-    model: Any,
-    ids: Tensor,
-    schedule: Any,
-    length: int,
-    block: int,
-    steps: int | None,
-    cache: str | None,
-    temperature: float,
-    guidance: float,
-    stop: str,
-    mask_id: int | None,
-    eos_id: int | None,
-) -> _Ask:
-    config = getattr(model, "config", None)
-    if mask_id is None:
-        mask_id = getattr(config, "mask_token_id", None)
-        if mask_id is None:
-            raise InputError("the model's config names no mask_token_id; say which token is the mask: mask_id=...")
-    if eos_id is None:
-        eos_id = getattr(config, "eos_token_id", None)
-        eos_id = eos_id[0] if isinstance(eos_id, list | tuple) else eos_id
-    if ids.ndim != 2 or not ids.shape[1] or ids.dtype != torch.int64:
-        raise InputError(f"'ids' must be (rows, tokens) int64, with a prompt. Got {tuple(ids.shape)} {ids.dtype}.")
-    if bool((ids == mask_id).any()):
-        raise InputError(f"the prompt holds the mask token {mask_id}; only the text to be generated is masked")
-    for name, value in (("length", length), ("block", block), ("steps", length if steps is None else steps)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"'{name}' must be a positive int. Got {value!r}.")
-    if temperature < 0 or guidance < 0:
-        raise InputError(f"'temperature' and 'guidance' must not be below 0. Got {temperature} and {guidance}.")
-    if cache not in CACHES or stop not in STOPS:
-        raise InputError(f"'cache' is one of {CACHES} and 'stop' one of {STOPS}. Got {cache!r} and {stop!r}.")
-    if stop != "none" and eos_id is None:
-        raise InputError(f"stop={stop!r} needs the id of the end token: eos_id=...")
-    found = schedule_of(schedule)
-    return _Ask(
-        found, length, block, length if steps is None else steps, cache, temperature, guidance, mask_id, eos_id, stop
-    )

@@ -36,12 +36,12 @@ class _Notes(Stateless):
 
     name: str = "notes"
     stage: str = "schedules"
-    precise = False  # type: ignore[misc]
+    precise = False
     seen: list[list[Look]] = field(default_factory=list)
 
     def begin(self, block: Block) -> Chooser:
         self.seen.append([])
-        return self  # type: ignore[return-value]
+        return self
 
     def fill(self, look: Look) -> Tensor:
         self.seen[-1].append(look)

@@ -12,7 +12,7 @@ from ..spec import build, method_in, nearest, parse
 from ._schedule import Schedule
 
 
-def schedules() -> dict[str, type[Any]]:
+def all_schedules() -> dict[str, type[Any]]:
     """Every schedule's class by name."""
     root = Path(__file__).parent / "schedules"
     names = [info.name for info in pkgutil.iter_modules([str(root)]) if not info.name.startswith("_")]
@@ -37,7 +37,7 @@ def schedule_of(given: Any) -> Schedule:
 
 
 def _make(name: str, given: dict[str, Any]) -> Any:
-    own = schedules()
+    own = all_schedules()
     if name not in own:
         raise UnknownMethodError(f"no schedule is called {name!r}; {nearest(name, own)}")
     return build(name, own[name], given)

@@ -57,7 +57,8 @@ class _Watch(Whole):
 
 def _received(q: Tensor, k: Tensor) -> Tensor:
     """q (B, h, m, d), k (B, h, n, d) -> (B, h, n) attention that each key receives on average, float32."""
-    return (q.float() @ k.float().mT * q.shape[-1] ** -0.5).softmax(-1).mean(2)
+    scaled: Tensor = q.float() @ k.float().mT * q.shape[-1] ** -0.5
+    return scaled.softmax(-1).mean(2)
 
 
 class HeadAware:

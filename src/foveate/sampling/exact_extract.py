@@ -69,7 +69,7 @@ def exact_extract(
     def score(spans: Sequence[tuple[int, ...]]) -> Tensor:
         """All of one length."""
         if not spans[0]:
-            return first.expand(len(spans), -1)
+            return torch.as_tensor(first.expand(len(spans), -1))
         cache = copy.deepcopy(read)
         cache.batch_repeat_interleave(len(spans))
         tokens = torch.tensor(spans, device=ids.device)

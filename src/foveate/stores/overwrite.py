@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 
-class OverwriteLayer(CacheLayerMixin):
+class OverwriteLayer(CacheLayerMixin):  # type: ignore[misc]
     """Entries of one layer, (B, g, n, d). The first update stores them; later ones replace those at ``owner.at``."""
 
     is_croppable = False
@@ -47,7 +47,7 @@ class OverwriteLayer(CacheLayerMixin):
         return -1
 
 
-class OverwriteCache(Cache):
+class OverwriteCache(Cache):  # type: ignore[misc]
     """One :class:`OverwriteLayer` for each layer.
 
     Attributes:

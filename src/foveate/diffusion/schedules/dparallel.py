@@ -31,6 +31,6 @@ class DParallel(Stateless):
 
     def fill(self, look: Look) -> Tensor:
         """(B, n) bool."""
-        entropy = torch.special.entr(look.logits.softmax(-1)).sum(-1)
+        entropy: Tensor = torch.special.entr(look.logits.softmax(-1)).sum(-1)
         surest = best((-entropy).masked_fill(~look.masked, -torch.inf), torch.ones_like(look.quota))
         return ((entropy < self.entropy) & look.masked) | surest

@@ -60,5 +60,6 @@ class _Filtered:
 
     def fill(self, look: Look) -> Tensor:
         """(B, n) bool."""
-        sure = self.net.to(look.confidence.device)(look.confidence.float()).sigmoid() > self.options.accept
+        said: Tensor = self.net.to(look.confidence.device)(look.confidence.float())
+        sure = said.sigmoid() > self.options.accept
         return (sure & look.masked) | best(look.candidates, look.quota)
