@@ -138,6 +138,17 @@ def llava_onevision(dtype: torch.dtype, small: bool = False) -> Case:
     return Case(model, inputs, features)
 
 
+def qwen2(dtype: torch.dtype, small: bool = False) -> Any:
+    """The text decoder alone, as a model that speaks."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    text = {**TEXT, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}
+    if small:
+        text |= {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+        text |= {"vocab_size": 500}
+    return _make(Qwen2ForCausalLM, Qwen2Config(**text), dtype)
+
+
 def _make(cls: Any, config: Any, dtype: torch.dtype) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
