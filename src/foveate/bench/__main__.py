@@ -5,7 +5,21 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from . import ablation, cache, decode, decode_media, diffusion, image, memory, methods, prefill, results, streaming, video
+from . import (
+    ablation,
+    cache,
+    decode,
+    decode_media,
+    diffusion,
+    image,
+    memory,
+    methods,
+    prefill,
+    results,
+    serve,
+    streaming,
+    video,
+)
 
 
 def main() -> None:
@@ -28,6 +42,7 @@ def main() -> None:
     image.add(what)
     video.add(what)
     ablation.add(what)
+    serve.add(what)
     cache.add(what)
     decode.add(what)
     decode_media.add(what)
@@ -47,6 +62,9 @@ def main() -> None:
         return
     if args.what in ("memory", "streaming"):
         {"memory": memory, "streaming": streaming}[args.what].main(args)
+        return
+    if args.what == "serve":
+        serve.main(args)
         return
     if args.what == "diffusion":
         diffusion.main(args)

@@ -25,7 +25,7 @@ try:
 except ImportError as error:
     raise MissingExtraError("the server needs: pip install 'foveate[serve]'") from error
 
-from .asked import Chat
+from .asked import ERRORS, Chat
 from .chat import Preparer, Reply
 from .engine import Engine
 from .guard import Guard
@@ -36,38 +36,6 @@ from .stream import BEAT, Events, left
 from .task import Begun, Ended, Event, Failed, Piece, Task
 
 _PAGE = {"index.html": "text/html", "app.js": "text/javascript", "draw.js": "text/javascript", "style.css": "text/css"}
-_ERROR = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["message", "type", "param", "code"],
-            "properties": {
-                "message": {"type": "string"},
-                "type": {"type": "string"},
-                "param": {"type": ["string", "null"]},
-                "code": {"type": "string"},
-            },
-        }
-    },
-}
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"description": text, "content": {"application/json": {"schema": _ERROR}}}
-    for status, text in {
-        400: "The request is not one that can be answered",
-        401: "The API key is missing or wrong",
-        404: "No such model",
-        408: "The request took too long to arrive",
-        413: "The request, or a picture or video, is too large",
-        415: "The body is not application/json",
-        422: "The request has another form",
-        429: "Too many requests; Retry-After says when to come back",
-        500: "The server failed",
-        503: "The server lacks memory or storage, or is stopping",
-        504: "The answer took longer than its deadline",
-    }.items()
-}
 
 
 class Server:
@@ -234,27 +202,27 @@ def create_app(
     app.add_middleware(Guard, settings=settings, metrics=server.metrics)
     _errors(app)
 
-    @app.post("/v1/chat/completions", responses=_ERRORS, response_model=None)
+    @app.post("/v1/chat/completions", responses=ERRORS, response_model=None)
     async def completions(request: Request, chat: Chat) -> Any:
         return await server.chat(request, chat)
 
-    @app.get("/v1/models", responses={401: _ERRORS[401]})
+    @app.get("/v1/models", responses={401: ERRORS[401]})
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [server.model()]}
 
-    @app.get("/v1/models/{name:path}", responses={k: _ERRORS[k] for k in (401, 404)})
+    @app.get("/v1/models/{name:path}", responses={k: ERRORS[k] for k in (401, 404)})
     async def one(name: str) -> dict[str, Any]:
         if name != server.name:
             raise Problem(404, "model_not_found", "There is no such model here; GET /v1/models lists them.", "model")
         return server.model()
 
-    @app.get("/health", responses={503: _ERRORS[503]})
+    @app.get("/health", responses={503: ERRORS[503]})
     async def health() -> dict[str, Any]:
         if not server.engine.alive:
             raise Problem(503, "not_running", "The engine does not run.", retry=5)
         return {"status": "ok", "running": server.engine.running, "waiting": server.engine.waiting}
 
-    @app.get("/metrics", response_class=Response, responses={401: _ERRORS[401]})
+    @app.get("/metrics", response_class=Response, responses={401: ERRORS[401]})
     async def metrics() -> Response:
         return Response(server.metrics.text(), media_type="text/plain; version=0.0.4")
 

@@ -8,6 +8,40 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, Stri
 
 Number = StrictFloat | StrictInt
 
+_ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": "string"},
+            },
+        }
+    },
+}
+#: What every route may answer instead, by status, for the OpenAPI schema.
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"description": text, "content": {"application/json": {"schema": _ERROR}}}
+    for status, text in {
+        400: "The request is not one that can be answered",
+        401: "The API key is missing or wrong",
+        404: "No such model",
+        408: "The request took too long to arrive",
+        413: "The request, or a picture or video, is too large",
+        415: "The body is not application/json",
+        422: "The request has another form",
+        429: "Too many requests; Retry-After says when to come back",
+        500: "The server failed",
+        503: "The server lacks memory or storage, or is stopping",
+        504: "The answer took longer than its deadline",
+    }.items()
+}
+
 
 class Text(BaseModel):
     """A piece of text."""

@@ -21,20 +21,19 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..apply import apply, check
-from ..choose import choose
 from ..load import Loaded
-from ..sites.joint import Joint, Run, begin, compacted, nbytes
+from ..sites.joint import Joint, compacted, nbytes
 from ..sites.model import anatomy
 from ..spec import Plan
-from .answering import Answering, sampling
+from .answering import Answering
 from .metrics import Metrics
 from .problems import STOPPING, Problem, told
+from .reading import Reader
 from .reuse import Prefix, Reuse, blind
 from .settings import Settings
-from .task import Begun, Facts, Failed, Task
+from .task import Failed, Task
 
 log = logging.getLogger("foveate.serve")
 
@@ -51,6 +50,7 @@ class Engine:
         self.loaded, self.settings, self.metrics = loaded, settings, metrics
         self.parts = anatomy(loaded.model)
         self.reuse = Reuse(settings.reuse_bytes)
+        self.reader = Reader(loaded, settings, self.reuse, metrics)
         self._waiting: deque[Task] = deque()
         self._running: dict[str, list[tuple[Plan, Joint, list[Answering]]]] = {}
         self._now: Task | None = None
@@ -206,60 +206,11 @@ class Engine:
             if task.plan.at("decode"):
                 from .alone import answer_alone
 
-                answer_alone(self.loaded, task, self.visual)
+                answer_alone(self.loaded, task, self.reader.visual)
                 self._count(task)
                 return
-            new, logits = self._read(task)
+            new, logits = self.reader.read(task)
             self._join(new, new.write(logits))
-
-    def _read(self, task: Task) -> tuple[Answering, Tensor]:
-        model, plan = self.loaded.model, Plan(m for m in task.plan if m.stage != "media")
-        with apply(model, plan) as report:
-            prompt = task.prompt
-            if prompt is None:
-                messages = choose(self.loaded, task.messages, task.plan.at("media"), 1, report, None)
-                prompt = self.loaded.prompt(messages)
-            if prompt.n > self.settings.prompt:
-                raise Problem(400, "context_length_exceeded", "The prompt is too long for this server.", "messages")
-            ids, visual = prompt.inputs["input_ids"][0], self.visual(prompt.inputs["input_ids"])
-            last = int(visual.nonzero()[-1]) if bool(visual.any()) else -1
-            key = (str(task.plan), task.digests)
-            settings = sampling(task)
-            found = self.reuse.prefix(key, ids) if task.reuse and task.prompt is not None and blind(plan) else None
-            if found is not None:
-                self.metrics.reused.labels("prefix").inc()
-                whole = {k: v for k, v in prompt.inputs.items() if v.shape == prompt.inputs["input_ids"].shape}
-                run = begin(model, whole, cache=found.cache, delta=found.delta, **settings)
-                logits = run.prefill()
-                facts = found.facts
-            else:
-                run, logits = self._prefill(task, plan, prompt.inputs, settings)
-                facts = Facts.of(task.plan, prompt, visual, report)
-        facts = Facts(**{**vars(facts), "prompt_tokens": prompt.n})
-        first = time.monotonic() - task.came
-        self.metrics.read(facts, first)
-        task.emit(Begun(facts, first, prompt))
-        return Answering(task, run, facts, key, last, self.loaded.builder.tokenizer), logits
-
-    def _prefill(
-        self, task: Task, plan: Plan, inputs: dict[str, Tensor], settings: dict[str, Any]
-    ) -> tuple[Run, Tensor]:
-        """Read a whole prompt; its media are encoded only if they were not before."""
-        model = self.loaded.model
-        pixels = [k for k in inputs if k.startswith("pixel_values")]
-        useful = task.reuse and task.prompt is not None and pixels
-        if useful and getattr(model, "_supports_mm_encoder_outputs", lambda: False)():
-            key = (tuple(map(str, plan.at("encoder"))), check(self.parts, plan), task.digests)
-            if (made := self.reuse.encoded(key)) is not None:
-                self.metrics.reused.labels("media").inc()
-                inputs = {k: v for k, v in inputs.items() if k not in pixels}
-                settings = {**settings, "mm_encoder_outputs": made}
-            run = begin(model, inputs, **settings)
-            if made is None:
-                self.reuse.keep_encoded(key, run.encoded)
-        else:
-            run = begin(model, inputs, **settings)
-        return run, run.prefill()
 
     def _join(self, new: Answering, over: str | None) -> None:
         if over is not None:
@@ -320,9 +271,3 @@ class Engine:
         took = (time.monotonic() - task.came) / (self.running + 1)
         self._pace += 0.2 * (took - self._pace)
         self.metrics.whole.observe(time.monotonic() - task.came)
-
-    def visual(self, ids: Tensor) -> Tensor:
-        """(n,) bool: placeholders of visual tokens in ids (1, n)."""
-        if not self.parts.visual_ids:
-            return torch.zeros_like(ids[0], dtype=torch.bool)
-        return self.parts.visual(ids)[0]

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from transformers import GenerationMixin
 from transformers.cache_utils import DynamicCache, DynamicLayer
 from transformers.utils import ModelOutput
 
@@ -79,9 +78,10 @@ class Run:
         return {k: v for k, v in inputs.items() if v is not None}
 
     @property
-    def joins(self) -> bool:
-        """Whether its cache, read by now, can lie with others in one."""
-        return isinstance(self.model, GenerationMixin) and all(_plain(x) for x in self.cache.layers)
+    def form(self) -> dict[str, int]:
+        """What the model is told beside the tokens, and in how many dimensions: the same for runs that join."""
+        found = {name: self._kwargs.get(name) for name in _ALONG}
+        return {name: t.ndim for name, t in found.items() if isinstance(t, Tensor)}
 
 
 class Joint:
@@ -97,7 +97,7 @@ class Joint:
     def takes(self, run: Run) -> bool:
         """Whether another run can join: same kinds of layers, none that acts on its own while tokens are written."""
         mine = self.cache.layers
-        if not (run.joins and all(_plain(x) for x in mine)):
+        if run.form != self.runs[0].form or not all(_plain(x) for c in (self.cache, run.cache) for x in c.layers):
             return False
         return [(type(a), getattr(a, "window", None)) for a in mine] == [
             (type(b), getattr(b, "window", None)) for b in run.cache.layers
