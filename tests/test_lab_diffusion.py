@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import foveate
 from foveate.bench import __main__ as bench
 from foveate.bench import diffusion as study
+from foveate.cli import app
 from foveate.errors import InputError
 from foveate.lab import diffusion, tokenizer
 from foveate.lab.diffusion_eval import evaluate
@@ -79,6 +81,17 @@ def test_training_writes_a_model_that_loads_and_goes_on(tmp_path: Path) -> None:
         diffusion.train(diffusion.Recipe(size=diffusion.SMALL, batch=5), steps=6, out=tmp_path, resume=True)
     with pytest.raises(InputError, match="either"):
         diffusion.train(TINY, out=tmp_path / "new")
+
+
+def test_the_command_trains_it(tmp_path: Path) -> None:
+    words = ["lab", "train", "diffusion", "--small", "--batch", "2", "--items", "2", "--out", str(tmp_path / "made")]
+    done = CliRunner().invoke(app, [*words, "--steps", "1"])
+    assert done.exit_code == 0, done.output
+    assert "1 steps" in done.output
+    assert (tmp_path / "made" / "model.safetensors").is_file()
+    refused = CliRunner().invoke(app, [*words, "--steps", "1", "--fuse"])
+    assert refused.exit_code == 2
+    assert "--fuse" in refused.stderr
 
 
 def test_forwards_of_rows_are_those_they_need_alone() -> None:

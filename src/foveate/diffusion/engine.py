@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import InputError
 from ._call import Ask, checked, plan_of
 from ._schedule import Block, Look, best
 from .predict import Dice, Noise, choose
@@ -94,7 +93,7 @@ def generate(
     if attention_mask is not None and not bool(attention_mask.all()):
         valid = torch.nn.functional.pad(attention_mask.bool(), (0, length), value=True)
     report = Report(str(ask.schedule), rows, length)
-    dice = None if noise is not None or not temperature else _dice(model, ids, seed)
+    dice = None if noise is not None or not temperature else Dice.of(model, ids, seed)
     one_by_one = rows > 1 and (ask.schedule.sizes or stop == "text")
     parts = []
     for row in range(rows) if one_by_one else [None]:
@@ -247,14 +246,6 @@ class _Run:
         rest = self.x[:, start + size :]
         fill = done & (rest == ask.mask_id)
         self._put(start + size, fill, torch.full_like(rest, ask.eos_id), self.report.forwards - 1)
-
-
-def _dice(model: Any, ids: Tensor, seed: int) -> Dice:
-    config = getattr(model, "config", None)
-    size = getattr(config, "vocab_size", None)
-    if size is None:
-        raise InputError("the model's config names no vocab_size, so its tokens cannot be drawn; hand over noise=")
-    return Dice(seed, len(ids), int(size), ids.device)
 
 
 def _of_row(noise: Noise, row: int) -> Noise:

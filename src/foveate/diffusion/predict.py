@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from ..errors import InputError
 
 #: (number of the forward, first position, one past the last) -> uniforms in (0, 1), (B, n, V), for Gumbel noise.
 Noise = Callable[[int, int, int], Tensor]
@@ -38,6 +41,14 @@ class Dice:
     def __init__(self, seed: int, rows: int, vocabulary: int, device: torch.device) -> None:
         self.vocabulary, self.device = vocabulary, device
         self.each = [torch.Generator().manual_seed((seed * 1_000_003 + row) % 2**63) for row in range(rows)]
+
+    @classmethod
+    def of(cls, model: Any, ids: Tensor, seed: int) -> Dice:
+        """Dice for prompts ids (B, P). Raises InputError if the model's config does not tell its vocabulary."""
+        size = getattr(getattr(model, "config", None), "vocab_size", None)
+        if size is None:
+            raise InputError("the model's config names no vocab_size, so no token can be drawn; choose temperature=0")
+        return cls(seed, len(ids), int(size), ids.device)
 
     def roll(self, going: Tensor, n: int) -> Tensor:
         """going (B,) bool -> (B, n, V) float32 in (0, 1)."""

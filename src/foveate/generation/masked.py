@@ -66,7 +66,7 @@ def masked(
     b, prompt = ids.shape
     x = torch.nn.functional.pad(ids, (0, cells), value=mask_id)
     reader, full, light, positions = read_with(model), 0, 0, 0
-    dice = Dice(seed, b, int(model.config.vocab_size), ids.device) if temperature or shuffle else None
+    dice = Dice.of(model, ids, seed) if temperature or shuffle else None
     going = torch.ones(b, dtype=torch.bool)
     open_ = x[:, prompt:] == mask_id  # masked at the last full step: what a light step reads
     for step in range(steps):

@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import Cache, DynamicLayer
 
 
-class OverwriteLayer(CacheLayerMixin):  # type: ignore[misc]
+class OverwriteLayer(DynamicLayer):  # type: ignore[misc]
     """Entries of one layer, (B, g, n, d). The first update stores them; later ones replace those at ``owner.at``."""
 
     is_croppable = False
