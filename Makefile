@@ -12,7 +12,7 @@ export TRANSFORMERS_OFFLINE ?= 1
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format docs pages conformance bench bench-methods bench-foveal bench-image bench-video bench-memory gallery goals clean
+.PHONY: help setup demo test lint format docs pages conformance bench bench-methods bench-foveal bench-image bench-video bench-cache bench-memory gallery goals clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##/\1 #/p' $(MAKEFILE_LIST) | awk -F' # *' '{printf "make %-15s%s\n", $$1, $$2}'
@@ -86,6 +86,9 @@ bench-video: $(READY)  ## the same for videos: every method on clips of 8, 32 an
 bench-memory: $(READY)  ## an hour of video in bounded memory and asked again; two hours of frames through a stream
 	OMP_NUM_THREADS=1 $(BIN)/python -m foveate.bench memory
 	OMP_NUM_THREADS=1 $(BIN)/python -m foveate.bench streaming
+
+bench-cache: $(READY)  ## cache policies and stores: answers, English text, needles, speed, bytes; goes on if stopped
+	OMP_NUM_THREADS=1 $(BIN)/python -m foveate.bench cache
 
 goals: $(READY)  ## every figure that results/ names as a goal, with value and bar, those that fall short first
 	@$(BIN)/python -m foveate.bench goals

@@ -133,10 +133,13 @@ def test_a_needle_that_was_evicted_is_not_said() -> None:
 
 
 def test_parts_make_one_file(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    subject = lab.Subject(str(folder), (("read", 3), ("dialogue", 3)))
+    subject = lab.Subject(str(folder), (("read", 2), ("dialogue", 2)))
     monkeypatch.setattr(lab, "SUBJECTS", (subject,))
     monkeypatch.setattr(lab, "SOLVED", 0.0)  # an untrained model does nothing right
     monkeypatch.setattr(needle, "TRIED", 64)
+    monkeypatch.setattr(needle, "DEPTHS", (0.0, 1.0))
+    monkeypatch.setitem(ladder._PACKED, "kivi", ({"recent": 32},))
+    monkeypatch.setattr(ladder, "stacks", lambda n: ["snapkv(keep=0.3, window=8) + kivi(recent=32)"])
     monkeypatch.setattr(speed, "STORES", {"even": "snapkv(keep=0.3)", "packed": "kivi()"})
     monkeypatch.setattr(held, "PROCESSES", ())
     out = tmp_path / "cache.json"
@@ -149,14 +152,14 @@ def test_parts_make_one_file(tmp_path: Path, folder: Path, monkeypatch: pytest.M
     assert {r["part"] for r in data["rows"]} == {"lab", "bytes", "needle", "speed"}
     assert "--weights" in data["parts"]["text"]["left_out"]["all plans"]
     rows = [r for r in data["rows"] if r["part"] == "lab"]
-    assert [r["kind"] for r in rows] == ["none", "evict", "evict", *["pack"] * 6, *["stack"] * 3]
+    assert [r["kind"] for r in rows] == ["none", "evict", "evict", "pack", "stack"]
     assert all(0 < r["bytes"] <= 1.2 for r in rows)
     assert {g["goal"].split()[0] for g in data["goals"]} >= {"needle:", "decoding", "bytes"}
     assert len([p for p in plots.plots(out) if p.stat().st_size > 5000]) == 3
     before = data["rows"]
     monkeypatch.setattr(lab, "_asked", None)
     monkeypatch.setattr(needle, "_cell", None)
-    monkeypatch.setattr(speed, "paired", None)
+    monkeypatch.setattr(speed, "timed", None)
     cache.run(arguments(out, *some))  # nothing is measured again
     assert [r for r in json.loads(out.read_text(encoding="utf-8"))["rows"] if r["part"] != "needle"] == [
         r for r in before if r["part"] != "needle"

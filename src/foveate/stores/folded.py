@@ -149,7 +149,8 @@ class Codes:
 
     def _scales(self, part: slice, units: int) -> tuple[Tensor, Tensor]:
         """Scale and low of some blocks, (B, blocks, units, groups of a unit)."""
-        return tuple(t[:, part].float().unflatten(2, (units, -1)) for t in (self.scale, self.low))  # type: ignore[return-value]
+        scale, low = (t[:, part].float().unflatten(2, (units, -1)) for t in (self.scale, self.low))
+        return scale, low
 
     def _scores(self, part: slice, q: Tensor) -> Tensor:
         """q (B, units, C, r) -> (B, n, units, r) of some blocks."""
@@ -170,7 +171,8 @@ class Codes:
         all_ = torch.stack(made, 3)  # (B, blocks or 1, tokens or n, units, columns)
         if self.tokens > 1:
             return (all_ + bias[:, :, None]).flatten(1, 2)
-        return (all_[:, 0].unflatten(3, (groups, columns // groups)) * scale[..., None]).sum(3) + bias
+        each: Tensor = all_[:, 0].unflatten(3, (groups, columns // groups))
+        return (each * scale[..., None]).sum(3) + bias
 
     def _sums(self, part: slice, p: Tensor) -> Tensor:
         """p (B, units, r, n) of some blocks -> (B, units, r, C)."""

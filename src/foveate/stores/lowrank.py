@@ -161,7 +161,9 @@ class Projected(Coder):
         return torch.einsum("bgrk,bkgd->bgrd", part, self._up(g).expand(b, -1, -1, -1))
 
     def _up(self, g: int) -> Tensor:
-        return self.up.float().unflatten(2, (g, -1))
+        """(B or 1, r, g, d)."""
+        each: Tensor = self.up.float().unflatten(2, (g, -1))
+        return each
 
     def _inside(self, shape: torch.Size) -> torch.Size:
         """What the inner coder was given of this shape."""

@@ -125,7 +125,8 @@ class Grid(Affine):
     def codes(self, code: Code, shape: torch.Size) -> Codes:
         b, g, t, d = shape
         cut = self.tile.shape(b, t, g * d)
-        return Codes(*code, self.bits, cut[2], cut[4])
+        data, scale, low = code
+        return Codes(data, scale, low, self.bits, cut[2], cut[4])
 
     def decode(self, code: Code, shape: torch.Size) -> Tensor:
         """The numbers again, float32 (B, g, t, d)."""

@@ -110,7 +110,7 @@ def _seen(m: Any, held: HeldLayer, queries: Tensor, shape: Shape, layer: int) ->
     if "output" in needs:
         made["output"] = torch.randn(b, shape.heads, shape.width, shape.width, generator=g)
     if "recalled" in needs:
-        made["recalled"] = torch.rand(b, shape.heads, n, generator=g)
+        made["recalled"] = torch.rand(b, shape.kv_heads, n, generator=g)
     return Entries(
         keys,
         values,

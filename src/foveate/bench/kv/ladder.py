@@ -88,7 +88,8 @@ def plans(n: int, keeps: tuple[float, ...], only: tuple[str, ...] = ()) -> list[
     out: list[tuple[str, str, float | None]] = []
     for name in evictions():
         if not only or name in only:
-            out += [("evict", evicting(name, k, n), k) for k in keeps]
+            found = {evicting(name, k, n): k for k in keeps}
+            out += [("evict", plan, k if len(found) == len(keeps) else None) for plan, k in found.items()]
     for name in packings():
         if not only or name in only:
             out += [("pack", plan, None) for plan in packing(name)]

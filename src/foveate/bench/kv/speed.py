@@ -1,7 +1,7 @@
 """Tokens a second against the length of the context, for every store, paired with transformers' own cache.
 
 The model has random weights and the shape of Qwen2.5 0.5 B; caches are filled, not prefilled (see
-:mod:`foveate.bench.kv.fill`). A step with the plain cache and a step with the store take turns in one process.
+:mod:`foveate.bench.kv.fill`). Steps with the plain cache and steps with the stores take turns in one process.
 """
 
 from __future__ import annotations
@@ -32,8 +32,14 @@ STORES = {
     "projected, 4 bits": "cskv()",
     "half the key channels": "think()",
     "sparse, half the numbers": "mustafar()",
+    "tiers, 30% read": "leoam()",
+    "paged, all held": "delta()",
     "30% of the entries, 4 bits": "snapkv(keep=0.3) + kivi(bits=4, value_bits=4)",
 }
+
+
+#: A step with the plain cache is timed before every so many stores.
+BETWEEN = 4
 
 
 def rows(
@@ -41,41 +47,48 @@ def rows(
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """One row for each store and length; what could not run, and why."""
     made, once = shapes.qwen2(torch.bfloat16, small), Once(folder)
+    stores = {s: p for s, p in STORES.items() if not only or s in only or p.split("(")[0] in only}
     out: list[dict[str, Any]] = []
     left: dict[str, str] = {}
     for n in lengths:
-        for store, plan in STORES.items():
-            if only and store not in only and plan.split("(")[0] not in only:
-                continue
-            try:
-                about = ["speed", n, repeats, small, torch.get_num_threads()]
-                got = once.get(about, plan, lambda: paired(made, plan, n, repeats))  # noqa: B023  (called at once)
-            except Exception as error:  # one store's fault must not end the study; it is named in the results
-                left[f"{store} ({n} tokens)"] = told(error)
-                continue
-            out.append({"part": "speed", "store": store, "plan": plan, "tokens": n, **got})
-            print(f"  {n} {store}: {got['speedup']:.2f} times as fast, {got['ms']:.0f} ms a token", flush=True)
+        about = ["speed", n, repeats, small, torch.get_num_threads()]
+        got = once.get(about, " + ".join(stores.values()), lambda: timed(made, stores, n, repeats))  # noqa: B023
+        left |= {f"{store} ({n} tokens)": why for store, why in got["left_out"].items()}
+        for store, found in got["stores"].items():
+            out.append({"part": "speed", "store": store, "plan": STORES[store], "tokens": n, **found})
+            print(f"  {n} {store}: {found['speedup']:.2f} times as fast, {found['ms']:.0f} ms a token", flush=True)
     return out, left
 
 
 @torch.inference_mode()
-def paired(made: Any, plan: str, n: int, repeats: int) -> dict[str, float]:
-    """Milliseconds of a step with the plain cache and with the plan's, in turns; medians, and that of their ratios."""
-    plain, ours = fill.plain(made, n), fill.stored(made, plan, n)
-    full, held = fill.held_bytes(plain), fill.held_bytes(ours)
-    times: dict[str, list[float]] = {"plain": [], "ours": []}
+def timed(made: Any, stores: dict[str, str], n: int, repeats: int) -> dict[str, Any]:
+    """Milliseconds of a step with each store and with the plain cache, in turns; medians, and that of their ratios."""
+    plain, caches, left = fill.plain(made, n), dict[str, Any](), dict[str, str]()
+    for store, plan in stores.items():
+        try:
+            caches[store] = fill.stored(made, plan, n)
+        except Exception as error:  # one store's fault must not end the study; it is named in the results
+            left[store] = told(error)
+    full, held = fill.held_bytes(plain), {store: fill.held_bytes(cache) for store, cache in caches.items()}
+    pairs: dict[str, list[tuple[float, float]]] = {store: [] for store in caches}
     for turn in range(repeats + 1):  # the first warms up: stores make room for tokens to come
-        for which in ("plain", "ours") if turn % 2 else ("ours", "plain"):
-            if which == "plain":
-                took = _step(made, plain)
-            else:
-                with apply(made, plan):
-                    took = _step(made, ours)
-            times[which] += [took] * (turn > 0)
-    ratios = [a / b for a, b in zip(times["plain"], times["ours"])]
-    found = {"ms_plain": median(times["plain"]), "ms": median(times["ours"]), "speedup": median(ratios)}
-    found |= {"slowest": min(ratios), "tokens_per_s": 1e3 / found["ms"], "bytes": held / full}
-    return {name: round(value, 4) for name, value in found.items()}
+        base = 0.0
+        for i, (store, cache) in enumerate(list(caches.items())):
+            if i % BETWEEN == 0:
+                base = _step(made, plain)
+            try:
+                with apply(made, stores[store]):
+                    pairs[store] += [(base, _step(made, cache))] * (turn > 0)
+            except Exception as error:
+                left[store] = told(error)
+                del caches[store]
+    return {"stores": {s: _told(pairs[s], held[s] / full) for s in caches}, "left_out": left}
+
+
+def _told(pairs: list[tuple[float, float]], share: float) -> dict[str, float]:
+    ratios, ms = [a / b for a, b in pairs], median(b for _, b in pairs)
+    found = {"ms_plain": median(a for a, _ in pairs), "ms": ms, "speedup": median(ratios), "slowest": min(ratios)}
+    return {name: round(v, 4) for name, v in {**found, "tokens_per_s": 1e3 / ms, "bytes": share}.items()}
 
 
 def _step(made: Any, cache: Any) -> float:
