@@ -15,6 +15,7 @@ from foveate.decode.del_exit import Del
 from foveate.decode.flash_sd import FlashSD
 from foveate.decode.fspad import FSPAD
 from foveate.decode.pearl import Pearl
+from foveate.decode.ppd import PPD
 from foveate.decode.rapid import Rapid
 from foveate.decode.rsd import RSD
 from foveate.decode.swift import Swift
@@ -137,3 +138,25 @@ def test_a_head_that_does_not_fit_is_refused(tmp_path: Any) -> None:
     ):
         with placed(zoo.model, drafting), pytest.raises(PlanError, match=words):
             zoo.model.generate(**zoo.inputs, **GREEDY)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2_5_vl"])
+def test_prompt_tokens_guess_and_leave_no_trace(name: str) -> None:
+    for ragged in (False, True):
+        zoo = tiny(name, ragged=ragged)
+        plain = zoo.model.generate(**zoo.inputs, **GREEDY)
+        soft = torch.randn(3, zoo.model.get_input_embeddings().weight.shape[1])
+        hooks = len(zoo.model.get_input_embeddings()._forward_hooks)
+        with placed(zoo.model, PPD(weights={"prompt_tokens": soft}, limit=20)) as report:
+            assert torch.equal(zoo.model.generate(**zoo.inputs, **GREEDY), plain)
+        assert report.decode["drafted"] > 0
+        assert len(zoo.model.get_input_embeddings()._forward_hooks) == hooks
+
+
+def test_prompt_tokens_need_weights_and_masks() -> None:
+    zoo = tiny("llama")
+    with placed(zoo.model, PPD()), pytest.raises(PlanError, match="prompt tokens"):
+        zoo.model.generate(**zoo.inputs, **GREEDY)
+    given = {"prompt_tokens": torch.zeros(3, 32)}
+    with apply(zoo.model, ["kivi", PPD(weights=given)]), pytest.raises(PlanError, match="mask"):
+        zoo.model.generate(**zoo.inputs, **GREEDY)

@@ -42,6 +42,9 @@ class Draft:
         parents: (gamma,) int64 for a tree, the same shape in every row: the guess that each follows, -1 for the text
             itself; a guess comes after the one it follows. None is a chain. Where trees cannot be read
             (``turn.trees`` is False) the branch of first children is.
+        soft: (gamma,) int64 for a tree: which row of ``embeddings`` is read at a node in place of a token, -1 where a
+            token is. Nodes without a token are read, so that they can be learned from, and never stay.
+        embeddings: (P, D) learned ones.
         rule: another way to accept a chain when sampling, (the target's logits as the processors leave them
             (B, gamma + 1, V), tokens, uniform (B, gamma), last (B,)) -> Verdict; None is exact.
     """
@@ -50,6 +53,8 @@ class Draft:
     probs: Tensor | None = None
     weight: float | None = None
     parents: Tensor | None = None
+    soft: Tensor | None = None
+    embeddings: Tensor | None = None
     rule: Callable[[Tensor, Tensor, Tensor, Tensor], Verdict] | None = None
 
 

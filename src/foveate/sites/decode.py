@@ -151,9 +151,16 @@ def _decode(
                 draft = _draft(drafter, text, allowed, chains is None) if pace.drafts() else Draft(text.ids[:, :0])
             tree = None if draft.parents is None else Tree.of(draft.parents)
             read, first = torch.cat([text.ids[:, -1:], draft.tokens.clamp(min=0)], 1), False
-            logits = target.read(read, tree)
+            logits = target.read(read, tree, _soft(draft))
     tally.end(pace)
     return text.result(target.cache)
+
+
+def _soft(draft: Draft) -> tuple[Tensor, Tensor] | None:
+    """Which nodes of a tree are read as learned embeddings, the root included, and these."""
+    if draft.soft is None or draft.embeddings is None or not bool((draft.soft >= 0).any()):
+        return None
+    return torch.nn.functional.pad(draft.soft, (1, 0), value=-1), draft.embeddings
 
 
 def _along(t: Tensor, path: Tensor) -> Tensor:
@@ -199,7 +206,8 @@ def _pruned(draft: Draft, room: int, trees: bool) -> Draft:
     else:
         keep, parents = first_branch(draft.parents)[:room], None
     probs = None if draft.probs is None else draft.probs[:, keep]
-    return replace(draft, tokens=draft.tokens[:, keep], probs=probs, parents=parents)
+    soft = None if draft.soft is None or parents is None else draft.soft[keep]
+    return replace(draft, tokens=draft.tokens[:, keep], probs=probs, parents=parents, soft=soft)
 
 
 def _allowed(model: Any, logits: Tensor) -> Tensor:

@@ -59,10 +59,11 @@ class Steps:
         logits: Tensor = out.logits[:, -1]
         return logits.to(self.ids.device, torch.float32, copy=True)  # a copy, as the prompt's logits may be large
 
-    def read(self, tokens: Tensor, tree: Tree | None = None) -> Tensor:
+    def read(self, tokens: Tensor, tree: Tree | None = None, soft: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Read tokens (B, k) on; returns logits (B, k, V) after each of them, float32, where the tokens are.
 
-        With a tree they are its nodes; before anything else is read, :meth:`follow` says which of them stay.
+        With a tree they are its nodes; before anything else is read, :meth:`follow` says which of them stay. ``soft``:
+        (k,) rows of (P, D) learned embeddings to be read in place of tokens, -1 where tokens are.
         """
         k, new = tokens.shape[1], tokens.to(self.ids.device)
         if k < 1:
@@ -81,9 +82,29 @@ class Steps:
         assert self.branches is not None, "trees need a model whose masks can be set"
         at = inputs["position_ids"]
         inputs["position_ids"] = at[..., :1] + tree.depth.to(at)  # siblings stand at the same place
-        with self.branches.reading(tree, self.cache, self._kwargs.get("attention_mask")):
+        with self.branches.reading(tree, self.cache, self._kwargs.get("attention_mask")), self._replacing(soft):
             logits = self.model(**inputs, return_dict=True).logits[:, -k:]
         return logits.to(tokens.device, torch.float32)
+
+    @contextmanager
+    def _replacing(self, soft: tuple[Tensor, Tensor] | None) -> Iterator[None]:
+        """Inside, some of the tokens read are embedded otherwise."""
+        if soft is None:
+            yield
+            return
+        which, rows = soft
+
+        def embedded(module: Any, args: Any, out: Tensor) -> Tensor | None:
+            if out.shape[1] != len(which):
+                return None
+            given = rows.to(out)[which.clamp(min=0).to(rows.device)].to(out.device)
+            return torch.where(which.to(out.device)[None, :, None] >= 0, given, out)
+
+        hook = self.model.get_input_embeddings().register_forward_hook(embedded)
+        try:
+            yield
+        finally:
+            hook.remove()
 
     def follow(self, path: Tensor, nodes: int) -> None:
         """Of a tree of so many nodes that was just read, keep those of path (B, k), in order; unread the others."""
