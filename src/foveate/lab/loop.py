@@ -28,6 +28,7 @@ STAGES = ("dense", "joint")
 LAYERS = ("CLIPEncoderLayer", "LlamaDecoderLayer", "Qwen2_5_VLDecoderLayer")  # those worth compiling
 TAUGHT = 0.2  # of the highest learning rate, for a decoder that can answer already: at more it forgets
 LONGER = 2.25  # times the dense stage with a teacher
+SOONER = 3  # times sooner the questions are hard for its decoder
 FOLDER = "training"  # of the run's folder: what is needed to go on, and not to use the model
 #: Called with a record of the history and how much of the budget of its stage is used.
 Tell = Callable[[dict[str, Any], float], None]
@@ -184,8 +185,10 @@ class Run:
         optimiser = self._optimiser(stage)
         checkpoint.unpack(self._moments, self.parts if self._moments else {}, optimiser)
         workers = default_workers(self.device) if recipe.workers is None else recipe.workers
-        side = self.teacher.side if self.teacher is not None else 0
-        diet = Diet(recipe.kind, recipe.size, stage, recipe.seed, recipe.batch, recipe.turns, recipe.ramp, side)
+        side, ramp = self.teacher.side if self.teacher is not None else 0, recipe.ramp
+        if self.teacher is not None and stage == "joint":
+            ramp //= SOONER
+        diet = Diet(recipe.kind, recipe.size, stage, recipe.seed, recipe.batch, recipe.turns, ramp, side)
         batches = serve(diet, state.step, workers, self.device.type == "cuda")
         meter, saved, begun = Meter(), time.monotonic(), time.perf_counter()
         while (gone := budget.gone(state.step, state.seconds)) < 1 and not self.stopping:
