@@ -124,7 +124,7 @@ def main(args: argparse.Namespace) -> None:
     save(args.out, args.seed, rows, goals, model=args.model, draft=args.draft, new=args.new)
     for r in rows:
         print(
-            f"{r['task']:6s} {r['store']:16s} {r['drafter']:28s} {r['tokens_per_s']:8.1f} tokens/s {r['speedup']:.2f}x  "
+            f"{r['task']:6s} {r['store']:16s} {r['drafter']:28s} {r['tokens_per_s']:8.1f} tokens/s {r['speedup']:.2f}x "
             f"{r['forwards_per_token']:.2f} forwards a token  {r['same']} of {r['prompts']} the same"
         )
     print(f"wrote {args.out}")
