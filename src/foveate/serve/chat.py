@@ -48,7 +48,6 @@ class Preparer:
             raise bad(f"'foveate.frames' is at most {self.settings.most_frames} here.", "foveate.frames")
         if not any(m.type != "text" for message in chat.messages for m in _parts(message)):
             plan = Plan(m for m in plan if m.stage != "media")
-        self.engine.check(plan)
         self._check(chat)
         seconds = min(self.settings.deadline, float((wishes.seconds if wishes is not None else None) or float("inf")))
         messages, media = self._opened(chat, frames)
@@ -89,6 +88,10 @@ class Preparer:
         for message in chat.messages:
             for part in _parts(message):
                 if isinstance(part, Text):
+                    try:
+                        part.text.encode()
+                    except UnicodeEncodeError as error:
+                        raise bad("A text holds half a character, which no text can.", "messages") from error
                     if any(t in part.text for t in self._special):
                         raise bad("A text holds a special token of the model; leave it out.", "messages")
                     continue

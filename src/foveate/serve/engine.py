@@ -126,7 +126,7 @@ class Engine:
             self._open.notify()
 
     def check(self, plan: Plan) -> None:
-        """Raises PlanError where a plan cannot work on this model."""
+        """Raises PlanError where a plan cannot work on this model; only while the engine does not run."""
         check(self.parts, Plan(m for m in plan if m.stage != "media"))
 
     # --- the thread -----------------------------------------------------------------------------------------------
@@ -194,8 +194,8 @@ class Engine:
             yield
         except Exception as error:
             problem = told(error)
-            if problem.status >= 500 and not isinstance(error, Problem):
-                log.exception("request %s failed", task.name)
+            if not isinstance(error, Problem):
+                log.log(logging.ERROR if problem.status >= 500 else logging.INFO, "%s failed", task.name, exc_info=True)
             self._now = None
             self._tell(task, problem)
         self._now = None

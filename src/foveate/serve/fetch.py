@@ -66,7 +66,9 @@ class Fetcher:
             watch.daemon = True
             watch.start()
             try:
-                return self._read(connection, target, out)
+                found = self._read(connection, target, out)
+                _left(until)  # a line that was hung up on looks like one that ended
+                return found
             finally:
                 watch.cancel()
                 connection.close()
