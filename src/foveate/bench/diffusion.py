@@ -77,7 +77,10 @@ def study(model: Any, n: int, seed: int, filter_file: Path, lessons: int, steps:
     """One row for each plan. The filter of Learn2PD is trained for ``steps`` on ``lessons`` prompts of each task."""
     made = [questions(task, lessons, seed, "train")[:2] for task in recipe.TASKS]
     canvas = recipe.CANVAS
-    parts = [learn.collect(model, [t], attention_mask=m, length=canvas, block=canvas) for t, m in made]
+    parts = [
+        learn.collect(model, [t.to(model.device)], attention_mask=m.to(model.device), length=canvas, block=canvas)
+        for t, m in made
+    ]
     lesson = learn.Lesson(*(torch.cat(x) for x in zip(*((p.confidence, p.final, p.masked) for p in parts))))
     learn.fit(lesson, steps=steps, seed=seed).save(filter_file)
     rows: list[dict[str, Any]] = []

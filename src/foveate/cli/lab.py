@@ -51,9 +51,9 @@ def train(
     if batch < 1 or (workers is not None and workers < 0):
         raise InputError(f"--batch must be at least 1, and --workers not below 0. Got {batch} and {workers}.")
     if kind == "diffusion":
-        if teacher or fuse or device not in (None, "cpu") or workers is not None:
-            raise InputError("diffusion trains on the CPU, alone: leave out --teacher, --fuse, --device and --workers")
-        _diffusion(minutes, steps, out, seed, batch, items, resume, small)
+        if teacher or fuse or workers is not None:
+            raise InputError("diffusion trains alone and draws nothing: leave out --teacher, --fuse and --workers")
+        _diffusion(minutes, steps, out, device, seed, batch, items, resume, small)
         return
     from ..lab.models import small as shrunken
     from ..lab.train import Recipe
@@ -84,6 +84,7 @@ def _diffusion(
     minutes: float | None,
     steps: int | None,
     out: Path | None,
+    device: str | None,
     seed: int,
     batch: int,
     items: int,
@@ -102,7 +103,16 @@ def _diffusion(
         sys.stderr.write(f"{gone:4.0%} step {record['step']:,}: {said}\n")
         sys.stderr.flush()
 
-    log = diffusion.train(made, minutes=minutes, steps=steps, out=out, resume=resume, items=-(-items // 2), tell=tell)
+    log = diffusion.train(
+        made,
+        minutes=minutes,
+        steps=steps,
+        out=out,
+        device=device,
+        resume=resume,
+        items=-(-items // 2),
+        tell=tell,
+    )
     if log is None:
         sys.stderr.write("stopped; go on with the same command and --resume\n")
         raise typer.Exit(130)

@@ -26,7 +26,7 @@ from torch.nn.functional import cross_entropy
 from ..builtin import WEIGHTS
 from ..errors import InputError
 from . import checkpoint, tokenizer
-from .models import Stack
+from .models import Stack, _spread
 from .optimise import Optimiser
 from .schedule import Budget, rate
 from .tasks import generate as items_of
@@ -96,7 +96,9 @@ def make(size: Stack, seed: int = 0) -> Any:
     )
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return LlamaForCausalLM(config).float()
+        model = LlamaForCausalLM(config).float()
+        _spread(model)
+    return model
 
 
 def prompt(question: str) -> list[int]:
@@ -151,6 +153,7 @@ def loss_of(model: Any, given: Batch) -> tuple[Tensor, float]:
     """The loss of a batch, and the share of hidden tokens that were predicted right."""
     from ..diffusion import read_with
 
+    given = Batch(*(t.to(model.device) for t in (given.ids, given.mask, given.hidden, given.share)))
     seen = given.ids.masked_fill(given.hidden, ids()["mask"])
     n = given.ids.shape[1]
     said = read_with(model, given.mask.bool()).whole(seen, n - CANVAS, n).float()
@@ -167,6 +170,7 @@ def train(
     minutes: float | None = None,
     steps: int | None = None,
     out: str | Path | None = None,
+    device: str | torch.device | None = None,
     resume: bool = False,
     items: int = 100,
     tell: Callable[[dict[str, Any], float], None] | None = None,
@@ -178,12 +182,15 @@ def train(
     Args:
         minutes: to train for, or steps: the same on every machine; both count from the start of the run.
         out: the folder; None for where ``foveate.load("lab/diffusion")`` looks.
+        device: None takes a GPU if there is one.
         resume: go on from the folder's checkpoint. items: asked of each task at the end.
         tell: called with each record, and how much of the budget is used.
 
     Raises:
         InputError: neither or both of minutes and steps, a folder with another run, or nothing to resume.
     """
+    from .train import _device
+
     recipe = recipe or Recipe()
     if (minutes is None) == (steps is None) or (minutes or steps or 0) <= 0:
         raise InputError(f"give either 'minutes' or 'steps', above 0. Got {minutes} and {steps}.")
@@ -191,7 +198,8 @@ def train(
     if not resume and (folder / FILE).is_file():
         raise InputError(f"{folder} holds a run already; go on with --resume, or choose another --out")
     budget = Budget(None if minutes is None else 60 * minutes, steps)
-    model, at = make(recipe.size, recipe.seed).train(), Progress()
+    place = _device(device)
+    model, at = make(recipe.size, recipe.seed).to(place).train(), Progress()
     optimiser = Optimiser(model.named_parameters(), lambda name: 1.0, recipe.peak, recipe.decay)
     if resume:
         tensors, data = checkpoint.read(folder / FILE)

@@ -41,7 +41,7 @@ def evaluate(model: Any, task: str, *, n: int, seed: int = 0, rows: int = 25, **
     table, mask, answers = questions(task, n, seed)
     scores, forwards, positions, seconds = [], [], 0, 0.0
     for start in range(0, n, rows):
-        some, seen = table[start : start + rows], mask[start : start + rows]
+        some, seen = table[start : start + rows].to(model.device), mask[start : start + rows].to(model.device)
         out = generate(model, some, attention_mask=seen, **{"length": CANVAS, "block": CANVAS, **options})
         positions, seconds = positions + out.report.positions, seconds + out.report.seconds
         forwards += [len(set(row)) for row in out.filled[:, some.shape[1] :].tolist()]

@@ -42,19 +42,14 @@ class CreditDecoding(Stateless):
 
     def begin(self, block: Block) -> Chooser:
         """Credit starts anew with every block."""
-        return _Ledger(self)
-
-    def fill(self, look: Look) -> Tensor:
-        """(B, n) bool."""
-        top = look.candidates.max(-1, keepdim=True).values - NEAR
-        return (look.candidates >= top.clamp(max=self.confidence)) & look.masked
+        return _Ledger(self, block.mask_id)
 
 
 class _Ledger:
     """The credit of one block, (B, n, V) float32."""
 
-    def __init__(self, options: CreditDecoding) -> None:
-        self.options, self.fill = options, options.fill
+    def __init__(self, options: CreditDecoding, mask_id: int) -> None:
+        self.options, self.mask_id = options, mask_id
         self.credit: Tensor | None = None
 
     def rescore(self, logits: Tensor, masked: Tensor) -> Tensor:
@@ -64,3 +59,9 @@ class _Ledger:
         before = torch.zeros_like(logits) if self.credit is None else self.credit * options.beta
         self.credit = before.scatter_add(-1, given.indices, gained)
         return logits + options.alpha * self.credit.log1p()
+
+    def fill(self, look: Look) -> Tensor:
+        """(B, n) bool. Positions where the mask itself is the favourite are no candidates."""
+        score = look.candidates.masked_fill(look.tokens == self.mask_id, -torch.inf)
+        top = score.max(-1, keepdim=True).values - NEAR
+        return (score >= top.clamp(max=self.options.confidence)) & (score > -torch.inf)
