@@ -20,7 +20,7 @@ from stream_kit import clip, model
 
 pytest.importorskip("lancedb")
 
-from foveate.archive import Archive, Recipe, ask_store, asking, find, index, indexing, media_hash, model_hash
+from foveate.archive import Archive, Recipe, ask_store, asking, find, index, indexing, media_hash, model_hash, table
 from foveate.archive.row import rows
 from foveate.stream import Stream
 from foveate.video import open_video
@@ -89,16 +89,26 @@ def test_a_budget_retrieves_the_clips_that_fit(loaded: Loaded, filled: Path) -> 
 def test_the_search_by_vector_orders_as_the_product_says(loaded: Loaded, filled: Path) -> None:
     there = Archive(filled)
     videos = there.videos()
-    width, keys = videos[0].width, [v.key for v in videos]
+    width = videos[0].width
     near = torch.randn(width)
-    found = there.clips(width, keys, near.tolist(), 3)
-    every = there.clips(width, keys)
+    found = there.clips(videos, near.tolist(), 3)
+    every = there.clips(videos)
     unit = [torch.nn.functional.normalize(s.x.float(), dim=-1).mean(0) @ near for s in there.tokens(width, every)]
     best = sorted(range(len(every)), key=lambda i: -unit[i])[:3]
     assert [(c.key, c.number) for c in found] == [(every[i].key, every[i].number) for i in best]
     torch.testing.assert_close(
         torch.tensor([c.fit for c in found]), torch.stack([unit[i] for i in best]), atol=1e-4, rtol=0
     )
+
+
+def test_many_videos_are_told_by_their_recipe(loaded: Loaded, filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = Archive(filled)
+    one = there.videos()[:1]
+    few, near = there.clips(one), [1.0] * one[0].width
+    best = there.clips(one, near, 2)
+    monkeypatch.setattr(table, "FEW", 0)
+    assert there.clips(one) == few
+    assert there.clips(one, near, 2)[: len(best)] == [c for c in best if c.key == one[0].key]
 
 
 def test_a_question_can_be_part_of_the_entry(loaded: Loaded, films: list[Path], tmp_path: Path) -> None:
@@ -165,7 +175,7 @@ def test_the_same_content_under_two_names_is_stored_once(loaded: Loaded, films: 
     assert [d.state for d in done] == ["indexed", "known"]
     there = Archive(tmp_path / "s")
     assert [v.name for v in there.videos()] == ["b.mp4", "twin.mp4"]
-    assert len(there.clips(done[0].clips and there.videos()[0].width, [done[0].key])) == done[0].clips
+    assert len(there.clips(there.videos())) == done[0].clips
     assert ask_store(there, ASK, model=loaded, videos=["twin.mp4"], max_new_tokens=1).tokens == 1
 
 
@@ -188,7 +198,7 @@ def test_an_interrupted_run_leaves_nothing_to_answer_from_and_is_taken_up(
     done = index(films, tmp_path / "s", model=loaded, plan="divprune", fps=2, clip=4)
     assert [d.state for d in done] == ["indexed", "indexed"]
     there = Archive(tmp_path / "s")
-    numbers = [c.number for c in there.clips(there.videos()[0].width, [done[0].key])]
+    numbers = [c.number for c in there.clips([v for v in there.videos() if v.key == done[0].key])]
     assert numbers == list(range(6)), "no clip twice"
 
 
@@ -221,7 +231,7 @@ HALVES = "arrow_cast(make_array(" + ", ".join(["0.5"] * 32) + "), 'FixedSizeList
 
 
 @pytest.mark.parametrize(
-    ("table", "change"),
+    ("name", "change"),
     [
         ("clips_32", {"payload": "arrow_cast('12345678{}', 'Binary')"}),
         ("clips_32", {"start": "start + 1"}),
@@ -236,10 +246,10 @@ HALVES = "arrow_cast(make_array(" + ", ".join(["0.5"] * 32) + "), 'FixedSizeList
     ],
 )
 def test_a_damaged_entry_is_refused(
-    loaded: Loaded, filled: Path, tmp_path: Path, table: str, change: dict[str, str]
+    loaded: Loaded, filled: Path, tmp_path: Path, name: str, change: dict[str, str]
 ) -> None:
     where = Path(shutil.copytree(filled, tmp_path / "s"))
-    _change(where, table, change)
+    _change(where, name, change)
     with pytest.raises(StoreError, match="index the video again"):
         ask_store(where, ASK, model=loaded, max_new_tokens=1)
 
@@ -247,7 +257,7 @@ def test_a_damaged_entry_is_refused(
 def test_an_entry_under_anothers_key_is_refused(loaded: Loaded, filled: Path, films: list[Path]) -> None:
     there = Archive(filled)
     video = there.videos()[0]
-    (clip_,) = there.tokens(video.width, there.clips(video.width, [video.key])[:1])
+    (clip_,) = there.tokens(video.width, there.clips([video])[:1])
     (row,) = rows("0" * 64, video.recipe, [(0, clip_)])
     with pytest.raises(StoreError, match="checksum"):
         there._seen({**row, "key": video.key}, video.width)

@@ -141,13 +141,13 @@ def _picked(
     archive: Archive, chosen: Sequence[Video], loaded: Loaded, question: str, budget: int, by: str
 ) -> list[tuple[Clip, Seen, float]]:
     """The clips to answer from, with their tokens and scores."""
-    width, keys = chosen[0].width, [v.key for v in chosen]
+    width = chosen[0].width
     if sum(v.tokens for v in chosen) <= budget:
-        clips = archive.clips(width, keys)
+        clips = archive.clips(chosen)
         return [(c, s, 1.0) for c, s in zip(clips, archive.tokens(width, clips))]
     embeddings = loaded.model.get_input_embeddings().weight
     asked = normalize(words(loaded, question) - center(embeddings).to(loaded.device), dim=-1).mean(0)
-    clips = archive.clips(width, keys, asked.tolist(), CANDIDATES)
+    clips = archive.clips(chosen, asked.tolist(), CANDIDATES)
     seen = archive.tokens(width, clips)
     scores = fits(loaded, seen, question, by)
     return [(clips[i], seen[i], scores[i]) for i in within(seen, scores, budget)]

@@ -61,21 +61,26 @@ class Archive:
         found = [_video(r) for r in self._read("videos", None, None)]
         return sorted(found, key=lambda v: (v.name, v.path, v.key))
 
-    def clips(self, width: int, keys: Sequence[str], near: Sequence[float] | None = None, most: int = 0) -> list[Clip]:
+    def clips(self, videos: Sequence[Video], near: Sequence[float] | None = None, most: int = 0) -> list[Clip]:
         """The clips of these entries, or only the ``most`` whose vectors fit ``near`` (width,) best, best first."""
-        name = f"clips_{width}"
-        if name not in self._names or not keys:
+        name = f"clips_{videos[0].width}" if videos else ""
+        if name not in self._names:
             return []
         columns = ["key", "number", "start", "stop", "tokens"]
-        among = f"key IN ({', '.join(repr(_hex(k)) for k in sorted(set(keys)))})"
+        keys = {v.key for v in videos}
+        if len(keys) <= FEW:
+            among = f"key IN ({', '.join(repr(_hex(k)) for k in sorted(keys))})"
+        else:  # a filter that names thousands of keys is slow; what it lets through too many is left out below
+            among = f"recipe IN ({', '.join(repr(_hex(r)) for r in sorted({v.recipe.id for v in videos}))})"
+            most *= 2
         if near is None:
-            read = self._read(name, among, columns)
+            read = [r for r in self._read(name, among, columns) if r["key"] in keys]
             return sorted((Clip(**r) for r in read), key=lambda c: (c.key, c.number))
         with _explained(self.where):
             query = self._db.open_table(name).search(list(near), vector_column_name="vector")
             query = query.distance_type("dot").where(among, prefilter=True).limit(most)
             read = query.select([*columns, "_distance"]).to_arrow().to_pylist()
-        made = [Clip(**{k: r[k] for k in columns}, fit=1.0 - r["_distance"]) for r in read]
+        made = [Clip(**{k: r[k] for k in columns}, fit=1.0 - r["_distance"]) for r in read if r["key"] in keys]
         return sorted(made, key=lambda c: (-c.fit, c.key, c.number))
 
     def tokens(self, width: int, clips: Sequence[Clip]) -> list[Seen]:
@@ -151,6 +156,8 @@ class Archive:
         self._names.add(name)
 
 
+#: Entries up to which a search names the key of each.
+FEW = 200
 _AGAIN = "index the video again into a new store"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -203,7 +204,7 @@ class Stream:
             progress=progress,
         )
         said.report.plan = str(self.plan)
-        said.report.rows[:0] = self.report.ordered()
+        said.report.rows[:0] = [replace(r) for r in self.report.ordered()]  # the stream goes on counting
         return said
 
     def _during(self, between: tuple[float, float] | None) -> list[Seen]:
