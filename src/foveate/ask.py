@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL.Image import Image
 from torch import Tensor
 
 from . import builtin, memory
 from .errors import InputError, UnsupportedCallError
 from .load import Loaded, load
 from .prompt import Progress, Prompt
+from .prompt.contents import Media, contents
 from .report import Report
 from .spec import Plan
+from .video.limits import DEFAULT, Limits
 
 #: What ``ask`` does when it is given images or videos and no plan.
 DEFAULT_PLAN = "foveal"
@@ -109,9 +110,6 @@ class Answer:
         return draw(self.prompt, self.report.kept, ("inputs", "layers"), title, Path(path))
 
 
-Media = str | PathLike[str] | Image | Sequence[Any]
-
-
 def ask(
     media: Media,
     question: str,
@@ -123,6 +121,8 @@ def ask(
     guard: bool = False,
     together: bool = False,
     chunk: int | None = None,
+    decompose: bool = False,
+    limits: Limits = DEFAULT,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Answer:
@@ -130,6 +130,7 @@ def ask(
 
     Args:
         media: a path or PIL image, or a list of them; a list inside the list is the frames of one video; [] for none.
+            A path may name a part of a video, ``clip.mp4[00:10-00:25]``, or a directory: all media in it, by name.
         question: what to ask.
         model: a built-in name, a folder, a hub id, or what :func:`foveate.load` gave; None for the built-in default.
         plan: text, methods or a path to YAML; None means :data:`DEFAULT_PLAN` when there is something to look at;
@@ -139,6 +140,8 @@ def ask(
         guard: leave out what the guard expects to cost more than it saves.
         together: the images show one scene; see :func:`foveate.apply`.
         chunk: longer prompts go through the decoder in pieces of so many tokens; see :func:`foveate.apply`.
+        decompose: methods of stage media compare frames also with simpler questions that the model makes of this one.
+        limits: what is refused as too large; see :class:`foveate.video.Limits`.
         seed: of torch's generators while answering; they are put back afterwards. Decoding is greedy.
         progress: called with a step's name, how much is done and how much there is.
 
@@ -152,7 +155,7 @@ def ask(
         raise InputError(f"'max_new_tokens' must be at least 1. Got {max_new_tokens}.")
     if not isinstance(question, str) or not question.strip():
         raise InputError("the question is empty; ask something")
-    content = _content(media)
+    content = contents(media, limits)
     steps = plan_of(plan, bool(content))
     if isinstance(model, Loaded):
         loaded = model
@@ -165,7 +168,7 @@ def ask(
         if media_methods := steps.at("media"):
             from .choose import choose
 
-            messages = choose(loaded, messages, media_methods, frames, chosen, progress)
+            messages = choose(loaded, messages, media_methods, frames, chosen, progress, decompose)
         prompt = loaded.prompt(messages, frames, progress)
     said = answer(
         loaded,
@@ -270,20 +273,3 @@ class _Watch:
 def _tell(progress: Progress | None, step: str, done: int, total: int | None) -> None:
     if progress is not None:
         progress(step, done, total)
-
-
-def _content(media: Media) -> list[dict[str, Any]]:
-    """Media as entries of a chat message; files are told apart by what they hold."""
-    many = media if isinstance(media, Sequence) and not isinstance(media, str) else [media]
-    return [_entry(m) for m in many]
-
-
-def _entry(item: Any) -> dict[str, Any]:
-    if isinstance(item, (str, PathLike)):
-        from .video import kind
-
-        what = kind(item)
-        return {"type": what, what: Path(item)}
-    if isinstance(item, (list, tuple)):
-        return {"type": "video", "video": item}
-    return {"type": "image", "image": item}

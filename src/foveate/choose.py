@@ -11,14 +11,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL.Image import Image
+from PIL.Image import Image, new
 from torch import Tensor
 
 from .errors import SignalError
 from .load import Loaded
+from .parts.thumbnail import sides
 from .prompt import Messages, Progress
 from .prompt import read as opened
 from .prompt.chat import Item
+from .questions import decompose
 from .reduction import Reduction
 from .report import Report
 from .sites.model import anatomy
@@ -37,14 +39,23 @@ class _SeenError(Exception):
 
 
 def choose(
-    loaded: Loaded, messages: Messages, methods: Sequence[Any], frames: int, report: Report, progress: Progress | None
+    loaded: Loaded,
+    messages: Messages,
+    methods: Sequence[Any],
+    frames: int,
+    report: Report,
+    progress: Progress | None,
+    split: bool = False,
 ) -> list[dict[str, Any]]:
     """One conversation with every video replaced by the frames that are left of it, times included.
+
+    A method that has ``scale`` below 1 wants its frames shown smaller, one that has ``cells`` so many on one picture.
 
     Args:
         loaded: a model that can look. messages: in transformers' chat format, the last one a question.
         methods: of stage media, in order. frames: sampled from a video given as a path, to choose from.
         report: gets a row for each method; tokens are frames.
+        split: compare frames also with the simpler questions that the model makes of the question.
 
     Raises:
         InputError, MediaError: as :func:`foveate.prompt.read`.
@@ -57,6 +68,8 @@ def choose(
     talk = opened(messages, frames, progress)
     items = iter(talk.items)
     question = " ".join(p["text"] for p in talk.messages[-1]["content"] if p["type"] == "text")
+    if split and any("text" in need.split("|") for m in methods for need in m.card.needs):
+        question = " ".join(dict.fromkeys([question, *decompose(loaded, question)]))
     out = []
     for message in talk.messages:
         content = [_entry(p, items, loaded, question, methods, report, progress) for p in message["content"]]
@@ -86,7 +99,13 @@ def _entry(
         row.tokens_in, row.tokens_out = row.tokens_in + r.n, row.tokens_out + int((r.keep >= 0).sum())
         tokens, left = tokens.gathered(r), left[r.keep[0][r.keep[0] >= 0].cpu()]
     picked = left.tolist()
-    return {"type": "video", "video": [item.frames[i] for i in picked], "times": [item.times[i] for i in picked]}
+    shown = [item.frames[i] for i in picked]
+    times = [item.times[i] for i in picked]
+    for m in methods:
+        shown = [smaller(f, float(getattr(m, "scale", 1.0))) for f in shown]
+        cells = int(getattr(m, "cells", 1))
+        shown, times = collages(shown, cells), times[::cells]
+    return {"type": "video", "video": shown, "times": times}
 
 
 @torch.inference_mode()
@@ -110,6 +129,28 @@ def look(loaded: Loaded, item: Item, question: str, methods: Sequence[Any], prog
         small = [np.asarray(t.resize((SMALL, SMALL))) for t in thumbs]
         given["pixels"] = torch.from_numpy(np.stack(small)).to(device).movedim(-1, 1).float()[None]
     return Tokens(torch.cat(parts)[None], **given)
+
+
+def smaller(frame: Image, scale: float) -> Image:
+    """The frame, its sides scaled by at most 1, none under 2 pixels."""
+    if scale >= 1:
+        return frame
+    return frame.resize((max(2, round(frame.width * scale)), max(2, round(frame.height * scale))))
+
+
+def collages(frames: Sequence[Image], cells: int) -> list[Image]:
+    """Each ``cells`` frames on one picture of the first one's size, row by row; the last may hold black cells."""
+    if cells < 2:
+        return list(frames)
+    rows, columns = sides(cells)
+    out = []
+    for at in range(0, len(frames), cells):
+        sheet = new("RGB", frames[at].size)
+        width, height = max(1, sheet.width // columns), max(1, sheet.height // rows)
+        for i, frame in enumerate(frames[at : at + cells]):
+            sheet.paste(frame.resize((width, height)), (i % columns * width, i // columns * height))
+        out.append(sheet)
+    return out
 
 
 def thumbnail(frame: Image) -> Image:

@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 def ask(
     given: Annotated[
-        list[str], typer.Argument(metavar="[MEDIA]... QUESTION", help="Images and videos, then the question.")
+        list[str],
+        typer.Argument(
+            metavar="[MEDIA]... QUESTION",
+            help="Images, videos, parts of them (clip.mp4[00:10-00:25]) and directories, then the question.",
+        ),
     ],
     model: Annotated[
         str | None, typer.Option(help="Built-in name, folder or hub id. Default: 'tiny', which is untrained.")
@@ -35,6 +39,12 @@ def ask(
         int | None,
         typer.Option(help="Read longer prompts in pieces of so many tokens; cache methods evict in between."),
     ] = None,
+    decompose: Annotated[
+        bool, typer.Option("--decompose", help="Choose frames also for simpler questions that the model makes of it.")
+    ] = False,
+    max_pixels: Annotated[
+        int | None, typer.Option(help="Refuse pictures and frames of more pixels than this; default 178,956,970.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")] = False,
     show: Annotated[Path | None, typer.Option(help="Write a picture of what was kept.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of torch's generators.")] = 0,
@@ -48,6 +58,7 @@ def ask(
 ) -> None:
     """Ask a question about images and videos; prints the answer and what it cost."""
     from ..ask import ask as run
+    from ..video import Limits
 
     *media, question = given
     if store is not None:
@@ -67,6 +78,8 @@ def ask(
             guard=guard,
             together=together,
             chunk=chunk,
+            decompose=decompose,
+            limits=Limits() if max_pixels is None else Limits(pixels=max_pixels),
             seed=seed,
             progress=progress,
         )

@@ -49,7 +49,8 @@ class F2C:
             best = int(free.argmax())
             if float(free[best]) == -torch.inf:  # the clips before leave no room for one more
                 break
-            free[max(0, best - 2 * half) : best + 2 * half + 1] = -torch.inf
+            apart = max(1, 2 * half)
+            free[max(0, best - apart) : best + apart + 1] = -torch.inf
             taken[best] = True
             ends.append((best, best))
         left = m - int(taken.sum())

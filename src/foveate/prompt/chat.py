@@ -12,7 +12,8 @@ import numpy as np
 from PIL.Image import Image
 
 from ..errors import InputError, MediaError
-from ..video import open_image, open_video
+from ..video import Limits, open_image, open_video
+from ..video.limits import DEFAULT
 
 Messages = Sequence[Mapping[str, Any]]
 #: Called with the name of a step, how much of it is done, and how much there is (None: unknown).
@@ -70,6 +71,9 @@ class Conversation:
 def read(messages: Messages, frames: int = 16, progress: Progress | None = None) -> Conversation:
     """Check one conversation and open its media; videos given as paths are sampled at ``frames`` frames.
 
+    An entry may hold "start" and "stop", seconds of the part of a video that is meant, and "limits"
+    (:class:`foveate.video.Limits`).
+
     Raises:
         InputError: no user message, an entry of unknown form, or no question.
         MediaError: a file that cannot be read, or a picture too small.
@@ -102,21 +106,33 @@ def _entry(part: Any, items: list[Item], frames: int, progress: Progress | None)
     value: Any = next((part[key] for key in (kind, "path", "url") if part.get(key) is not None), None)
     if value is None:
         raise InputError(f"an entry of type {kind!r} needs {kind!r}: a path or pictures. Got {_short(part)}")
+    limits = part.get("limits") or DEFAULT
     if kind == "image":
-        items.append(_image(value, len(items)))
+        items.append(_image(value, len(items), limits))
     else:
-        items.append(_video(value, part.get("times"), frames, len(items), progress))
+        bounds = part.get("start") or 0.0, part.get("stop")
+        items.append(_video(value, part.get("times"), frames, len(items), progress, bounds, limits))
     return {"type": kind}
 
 
-def _image(value: Any, index: int) -> Item:
+def _image(value: Any, index: int, limits: Limits) -> Item:
     source: Any = _path(value) if isinstance(value, (str, Path)) else value
     if not isinstance(source, Path | Image | np.ndarray):
         raise InputError(f"an image is a path, a PIL image or an array. Got {_short(value)}")
-    return Item("image", (open_image(source),), (), source.name if isinstance(source, Path) else f"image {index}")
+    return Item(
+        "image", (open_image(source, limits),), (), source.name if isinstance(source, Path) else f"image {index}"
+    )
 
 
-def _video(value: Any, times: Any, frames: int, index: int, progress: Progress | None) -> Item:
+def _video(
+    value: Any,
+    times: Any,
+    frames: int,
+    index: int,
+    progress: Progress | None,
+    bounds: tuple[float, float | None],
+    limits: Limits,
+) -> Item:
     name = f"video {index}"
     if isinstance(value, (str, Path)):
         path = _path(value)
@@ -124,8 +140,8 @@ def _video(value: Any, times: Any, frames: int, index: int, progress: Progress |
         if frames < 1:
             raise InputError(f"'frames' must be at least 1. Got {frames}.")
         told = None if progress is None else functools.partial(progress, f"reading {name}")
-        with open_video(path) as video:
-            value = video.sample(frames, progress=told)
+        with open_video(path, limits=limits) as video:
+            value = video.sample(frames, start=bounds[0], stop=bounds[1], progress=told)
     given: list[Any] = [getattr(f, "image", f) for f in value] if isinstance(value, Sequence) else [value]
     if not all(isinstance(g, Image) for g in given):
         raise InputError(f"a video is a path or a list of frames. Got {_short(value)}")
