@@ -26,7 +26,8 @@ from .teach import Teacher
 
 STAGES = ("dense", "joint")
 LAYERS = ("CLIPEncoderLayer", "LlamaDecoderLayer", "Qwen2_5_VLDecoderLayer")  # those worth compiling
-TAUGHT = 0.2  # of the highest learning rate, for a decoder that can answer already: at more it forgets
+TAUGHT = 0.2  # of the highest learning rate, once a decoder that can answer is joined: at more it forgets
+GENTLE = 0.5  # of the joint stage: then the learning rate goes down, with a teacher
 LONGER = 2.25  # times the dense stage with a teacher
 SOONER = 3  # times sooner the questions are hard for its decoder
 FOLDER = "training"  # of the run's folder: what is needed to go on, and not to use the model
@@ -136,6 +137,13 @@ class Run:
             return Budget(steps=(self.budget.steps or 0) - int(used["steps"]))
         return Budget(self.budget.seconds - used["seconds"])
 
+    def decay(self, stage: str) -> float:
+        """The share of a stage over which the learning rate goes down."""
+        return GENTLE if self.teacher is not None and stage == "joint" else DECAY
+
+    def _rate(self, stage: str, gone: float) -> float:
+        return self.recipe.peak * rate(self.state.step, gone, self.recipe.warm, self.decay(stage))
+
     @property
     def parts(self) -> dict[str, nn.Module]:
         return {"model": self.model, "heads": self.heads}
@@ -161,7 +169,7 @@ class Run:
         state = State(**data["run"])
         self.state = state
         gone = self.part(state.stage).gone(state.step, state.seconds)
-        if state.decaying and gone < 1 - DECAY and self._level(state.stage).is_file():
+        if state.decaying and gone < 1 - self.decay(state.stage) and self._level(state.stage).is_file():
             tensors, data = checkpoint.read(self._level(state.stage))
             state = State(**data["run"])
         checkpoint.unpack(tensors, self.parts, None)
@@ -192,10 +200,10 @@ class Run:
         batches = serve(diet, state.step, workers, self.device.type == "cuda")
         meter, saved, begun = Meter(), time.monotonic(), time.perf_counter()
         while (gone := budget.gone(state.step, state.seconds)) < 1 and not self.stopping:
-            if gone > 1 - DECAY and not state.decaying:
+            if gone > 1 - self.decay(stage) and not state.decaying:
                 self._write(self._level(stage), optimiser)
                 state.decaying = True
-            learned = self._learn(next(batches), optimiser, recipe.peak * rate(state.step, gone, recipe.warm))
+            learned = self._learn(next(batches), optimiser, self._rate(stage, gone))
             state.step += 1
             now = time.perf_counter()
             state.seconds, begun = state.seconds + now - begun, now
@@ -213,14 +221,15 @@ class Run:
         return not self.stopping
 
     def _optimiser(self, stage: str) -> Optimiser:
-        """Once all is trained the tower is slower, and a teacher's decoder slower still."""
+        """Once all is trained the tower is slower; with a teacher, all but the heads."""
         named = [*self.model.named_parameters(), *self.heads.named_parameters()]
 
         def scale(name: str) -> float:
-            if stage == "joint" and ("vision_tower" in name or "visual." in name):
-                return 0.5
-            taught = self.teacher is not None and ("language_model" in name or "lm_head" in name)
-            return TAUGHT if taught else 1.0
+            if stage == "dense" or name.startswith(("what.", "place.", "whole.")):
+                return 1.0
+            if self.teacher is not None:
+                return TAUGHT
+            return 0.5 if "vision_tower" in name or "visual." in name else 1.0
 
         return Optimiser(named, scale, self.recipe.peak, self.recipe.decay)
 

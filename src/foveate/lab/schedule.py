@@ -27,12 +27,12 @@ class Budget:
         return seconds / self.seconds if self.seconds is not None and self.seconds > 0 else 1.0
 
 
-def rate(step: int, gone: float, warm: int) -> float:
+def rate(step: int, gone: float, warm: int, decay: float = DECAY) -> float:
     """The learning rate of a step, as a share of the highest.
 
-    Up over ``warm`` steps, level, and down to zero with 1 - sqrt over the last fifth of the budget.
+    Up over ``warm`` steps, level, and down to zero with 1 - sqrt over the last ``decay`` of the budget.
     """
     up = min(1.0, (step + 1) / max(1, warm))
-    left = min(1.0, max(0.0, 1 - gone) / DECAY)  # of the last fifth
+    left = min(1.0, max(0.0, 1 - gone) / decay)  # of the way down
     down = 1 - math.sqrt(1 - left)
     return min(up, down)
