@@ -25,6 +25,7 @@ import foveate
 import foveate.families
 from foveate import errors
 from foveate.bench import verdict
+from foveate.bench.kv import pages as cached
 from foveate.families import Family, families
 from foveate.method import STAGES, options
 from foveate.tokens import SIGNALS
@@ -110,6 +111,8 @@ def method_page(cls: type[Any]) -> str:
         for file, where in studies.items()
         if (told := verdict.section(cls.name, ROOT / "results" / file))
     ]
+    if held := cached.section(cls.name, ROOT / "results" / "cache.json"):
+        measured.append(f"## What is left of a cache\n\n{held}")
     return "\n\n".join(
         [
             f"# {title}",

@@ -13,7 +13,7 @@ import torch
 import foveate
 from foveate import spec
 from foveate.bench import cache, shapes
-from foveate.bench.kv import fill, held, lab, ladder, needle, plots, reader, speed, text, verdicts
+from foveate.bench.kv import fill, held, lab, ladder, needle, pages, plots, reader, speed, text, verdicts
 from foveate.bench.kv.once import Once
 from foveate.errors import FoveateError, InputError
 from foveate.lab import models
@@ -156,6 +156,11 @@ def test_parts_make_one_file(tmp_path: Path, folder: Path, monkeypatch: pytest.M
     assert all(0 < r["bytes"] <= 1.2 for r in rows)
     assert {g["goal"].split()[0] for g in data["goals"]} >= {"needle:", "decoding", "bytes"}
     assert len([p for p in plots.plots(out) if p.stat().st_size > 5000]) == 3
+    told = pages.section("snapkv", out)
+    assert told is not None
+    assert "| the whole cache | 100% |" in told
+    assert "Tokens a second" in told
+    assert pages.section("h2o", out) is None
     before = data["rows"]
     monkeypatch.setattr(lab, "_asked", None)
     monkeypatch.setattr(needle, "_cell", None)
@@ -227,3 +232,16 @@ def test_goals_say_where_a_store_is_slower() -> None:
     rows = [{"part": "speed", "store": "packed", "tokens": n, "speedup": s} for n, s in ((1024, 0.5), (4096, 0.9))]
     (found,) = verdicts.goals(rows)
     assert (found["value"], found["holds"]) == (0.9, False)
+
+
+def test_pages_say_where_a_store_is_slower(tmp_path: Path) -> None:
+    rows = [
+        {"part": "speed", "store": "p", "plan": "kivi()", "tokens": n, "speedup": s}
+        for n, s in ((4096, 0.9), (1024, 2))
+    ]
+    rows += [{"part": "bytes", "measure": "storages", "method": "kivi", "off": -0.05}]
+    (tmp_path / "cache.json").write_text(json.dumps({"rows": rows}), encoding="utf-8")
+    told = pages.section("kivi", tmp_path / "cache.json") or ""
+    assert "**Not faster than the plain cache at 4,096 tokens.**" in told
+    assert "5.0% off" in told
+    assert pages.section("kivi", tmp_path / "none.json") is None

@@ -14,12 +14,16 @@ from .. import desk, exam
 from ..kept_lines import Lines
 
 
+#: The files of the study that figures depend on.
+MADE_BY = [f"bench/kv/{name}.py" for name in ("fill", "held", "lab", "ladder", "needle", "reader", "speed", "text")]
+
+
 class Once:
     """Keeps what was measured in ``folder``; a changed source, model or plan is measured anew."""
 
     def __init__(self, folder: Path) -> None:
         self.lines = Lines(folder, "cache")
-        self.marks = desk.marked() | {"study": exam.sources("bench/kv")}
+        self.marks = desk.marked() | {"study": exam.sources(*MADE_BY)}
 
     def get(self, about: list[Any], plan: str, make: Callable[[], Any]) -> Any:
         """What ``make`` gave for this; about: whatever else it depends on, as JSON can say it."""
