@@ -14,6 +14,7 @@ from . import (
     image,
     memory,
     methods,
+    mutants,
     prefill,
     results,
     serve,
@@ -46,6 +47,7 @@ def main() -> None:
     cache.add(what)
     decode.add(what)
     decode_media.add(what)
+    mutants.add(what)
     memory.add(what)
     streaming.add(what)
     diffusion.add(what)
@@ -72,8 +74,8 @@ def main() -> None:
     if args.what == "decode":
         decode.main(args)
         return
-    if args.what == "decode_media":
-        decode_media.main(args)
+    if args.what in ("decode_media", "mutants"):
+        {"decode_media": decode_media, "mutants": mutants}[args.what].main(args)
         return
     if args.what == "methods":
         methods.study(args.out, args.sizes, args.repeats, args.only, args.small)
