@@ -116,7 +116,7 @@ def obstacle(branches: Branches | None, cache: Any, positions: Tensor | None) ->
             return "packed layers store tokens in the order they come"
         if isinstance(layer, HeldLayer) and (layer.recent is not None or layer.tally is not None):
             return "a cache policy that lasts counts every token that is read"
-        if not isinstance(layer, HeldLayer) and type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer):
+        if type(layer) not in (HeldLayer, RaggedLayer, CompactLayer, DynamicLayer, DynamicSlidingWindowLayer):
             return f"a cache layer is a {type(layer).__name__}"
     return None
 
