@@ -120,15 +120,18 @@ def test_a_snapshot_grows_on_its_own() -> None:
     assert run.cache.get_seq_length() == n + 1
 
 
+@quiet
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl", "llava", "gemma3", "llama"])
 @torch.no_grad()
-def test_a_run_goes_on_from_a_prefix() -> None:
-    z = make("qwen2_5_vl")
-    plan, ids = "random(keep=0.5)", z.inputs["input_ids"]
+def test_a_run_goes_on_from_a_prefix(name: str) -> None:
+    z = make(name)
+    plan, ids = "random(keep=0.5)" if name != "llama" else "", z.inputs["input_ids"]
     first, logits = start(z.model, z.inputs, plan)
     longer = torch.cat([ids, torch.tensor([[int(logits.argmax()), 7, 8]])], 1)
-    kinds = torch.cat([z.inputs["mm_token_type_ids"], torch.zeros(1, 3, dtype=torch.int32)], 1)
-    inputs = {"input_ids": longer, "attention_mask": torch.ones_like(longer), "mm_token_type_ids": kinds}
-    start(z.model, {"input_ids": torch.tensor([[5, 6, 7]])}, plan)  # another prompt in between
+    inputs = {"input_ids": longer, "attention_mask": torch.ones_like(longer)}
+    for kind in {"mm_token_type_ids", "token_type_ids"} & {*z.inputs}:
+        inputs[kind] = torch.cat([z.inputs[kind], z.inputs[kind].new_zeros(1, 3)], 1)
+    start(z.model, make(name, seed=2).inputs, plan)  # another prompt in between
     run, got = start(z.model, inputs, plan, cache=snapshot(first.cache), delta=first.delta)
     whole = {**z.inputs, **inputs}
     _, want = start(z.model, whole, plan)

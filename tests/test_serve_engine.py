@@ -72,6 +72,17 @@ def test_turns_go_on_from_what_was_read(served: Served) -> None:
     assert again.json()["usage"]["visual_tokens_after"] == 8
 
 
+@pytest.mark.parametrize("plan", ["foveal(keep=0.3)", "snapkv(keep=0.5, window=4)", "none"])
+def test_the_same_prompt_again_is_not_read_again(served: Served, plan: str) -> None:
+    asked = said("Hello?", ("image", uri(picture())))
+    anew, first, again = (post(served, asked, foveate={"plan": plan, "reuse": r}) for r in (False, True, True))
+    assert text(anew) == text(first) == text(again)
+    usage = again.json()["usage"]
+    assert usage["prompt_tokens_details"]["cached_tokens"] == usage["prompt_tokens"]
+    other = post(served, said("Hello!", ("image", uri(picture()))), foveate={"plan": plan})
+    assert (other.json()["usage"]["prompt_tokens_details"]["cached_tokens"] > 0) == (plan == "none")
+
+
 def test_another_image_is_no_prefix(served: Served) -> None:
     one = post(served, said("Hello?", ("image", uri(picture(1)))))
     two = post(served, said("Hello?", ("image", uri(picture(2)))))

@@ -225,7 +225,8 @@ async def throughput(
 
 async def _measure(client: Client, questions: list[Question], plan: str, level: int, seconds: float) -> dict[str, Any]:
     """So many clients ask one question after the other; those on their way at the end are waited for and counted."""
-    begun, out = time.monotonic(), {"answers": 0, "errors": 0, "tokens": 0, "first": []}
+    begun = time.monotonic()
+    out: dict[str, Any] = {"answers": 0, "errors": 0, "tokens": 0, "first": []}
 
     async def one(number: int) -> None:
         at = number

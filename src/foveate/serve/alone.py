@@ -14,7 +14,7 @@ from ..apply import apply
 from ..choose import choose
 from ..load import Loaded
 from ..spec import Plan
-from .answering import sampling
+from .answering import sampling, seed_of
 from .task import Begun, Ended, Facts, Piece, Task
 from .words import Words
 
@@ -71,8 +71,7 @@ def answer_alone(loaded: Loaded, task: Task, visual: Callable[[Tensor], Tensor])
     own = model.generation_config.eos_token_id
     ends = frozenset([own] if isinstance(own, int) else own or ())
     with torch.random.fork_rng(devices=[loaded.device] if loaded.device.type == "cuda" else []):
-        if task.seed is not None:
-            torch.manual_seed(task.seed)
+        torch.manual_seed(seed_of(task))
         with apply(model, plan) as report:
             prompt = task.prompt
             if prompt is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Hashable
 from typing import Any
@@ -22,7 +23,7 @@ class Answering:
         self.words = Words(tokenizer, task.stops)
         self.text: list[str] = []
         self.tokens, self.next = 0, -1
-        self._random = torch.Generator().manual_seed(_seed(task.seed))
+        self._random = torch.Generator().manual_seed(seed_of(task))
 
     def write(self, logits: Tensor) -> str | None:
         """Take the next token from logits (V,); returns why the answer is over, or None."""
@@ -62,5 +63,6 @@ def sampling(task: Task) -> dict[str, Any]:
     return out | plain
 
 
-def _seed(seed: int | None) -> int:
-    return torch.seed() % 2**63 if seed is None else seed % 2**63
+def seed_of(task: Task) -> int:
+    """The seed that a task asks for, or a new one; the global generator is left alone."""
+    return (secrets.randbits(63) if task.seed is None else task.seed) % 2**63

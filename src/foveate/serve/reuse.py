@@ -2,8 +2,8 @@
 
 Everything is found by its whole content: SHA-256 of the media's bytes and sampling, the plan's text, and the tokens
 themselves. A prefix is used only where reading it anew would give the same: under plans that decide from the media
-alone. Where a method reads the question (or what the language model attends to), the next question is another one, so
-only the vision tower's output is used again, which no question enters.
+alone. Where a method reads the question (or what the language model attends to), another question would have kept other
+tokens, so a prompt is used again only as a whole, and otherwise the vision tower's output, which no question enters.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class Prefix:
     Attributes:
         ids: (n,) int64, all of which the cache has seen. last: where the last visual token lies, -1 without any.
         cache: never grown in place. delta: of :class:`foveate.sites.joint.Run`.
+        logits: (V,) of the next token, kept where the prompt was read and nothing written yet; else None.
     """
 
     key: Hashable
@@ -47,6 +48,7 @@ class Prefix:
     cache: Any
     delta: Tensor | None
     facts: Facts
+    logits: Tensor | None = None
 
 
 class Reuse:
@@ -91,10 +93,20 @@ class Reuse:
         self._prefixes.move_to_end(where)
         return replace(best, ids=best.ids[:most], cache=cache, facts=replace(best.facts, cached=most))
 
+    def whole(self, key: Hashable, ids: Tensor) -> Prefix | None:
+        """Exactly this prompt, read before under exactly this plan; or None."""
+        for number, (p, _) in self._prefixes.items():
+            if p.key == key and p.logits is not None and torch.equal(p.ids, ids):
+                self._prefixes.move_to_end(number)
+                return replace(p, cache=snapshot(p.cache), facts=replace(p.facts, cached=len(ids)))
+        return None
+
     def keep_prefix(self, new: Prefix) -> None:
-        """Remember a conversation; shorter ones that it begins with are forgotten."""
+        """Remember a conversation; shorter ones that it begins with are forgotten, but for whole prompts."""
         for number, (p, _) in list(self._prefixes.items()):
-            if p.key == new.key and len(p.ids) <= len(new.ids) and _shared(p.ids, new.ids) == len(p.ids):
+            if p.key != new.key or (p.logits is None) != (new.logits is None) or len(p.ids) > len(new.ids):
+                continue
+            if _shared(p.ids, new.ids) == len(p.ids) and (new.logits is None or len(p.ids) == len(new.ids)):
                 self._forget(self._prefixes, number)
         size = nbytes(new.cache)
         if self._room(size):

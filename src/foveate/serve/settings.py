@@ -55,7 +55,7 @@ class Settings:
     redirects: int = 3
     plans: tuple[str, ...] | None = None
     reuse_bytes: int = 512 * MIB
-    preparing: int = 2
+    preparing: int = 8
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():

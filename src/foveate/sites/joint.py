@@ -64,6 +64,16 @@ class Run:
         logits: Tensor = out.logits[0, -1]
         return logits.to(torch.float32, copy=True)
 
+    def resume(self) -> None:
+        """Take the prompt for read: its cache has seen all of it."""
+        self.seen = int(self.cache.get_seq_length())
+        self._kwargs.pop("mm_encoder_outputs", None)
+
+    @property
+    def plain(self) -> bool:
+        """Whether its cache can be copied, cut and joined: nothing in it acts on its own while tokens are written."""
+        return all(_plain(x) for x in self.cache.layers)
+
     def scores(self, logits: Tensor) -> Tensor:
         """(V,) logits after the model's own rules (suppressed tokens, penalties) and those of sampling."""
         out: Tensor = self._processors(self.ids, logits[None].clone())[0] if len(self._processors) else logits
@@ -97,7 +107,7 @@ class Joint:
     def takes(self, run: Run) -> bool:
         """Whether another run can join: same kinds of layers, none that acts on its own while tokens are written."""
         mine = self.cache.layers
-        if run.form != self.runs[0].form or not all(_plain(x) for c in (self.cache, run.cache) for x in c.layers):
+        if run.form != self.runs[0].form or not (run.plain and all(_plain(x) for x in mine)):
             return False
         return [(type(a), getattr(a, "window", None)) for a in mine] == [
             (type(b), getattr(b, "window", None)) for b in run.cache.layers
