@@ -10,10 +10,12 @@ from typing import Any
 from torch import nn
 
 from .errors import PlanError, SignalError, UnsupportedModelError
+from .families import plan_on
 from .report import Report
 from .sites import chunked, chunks, decode, encoder
 from .sites import entries as cached
 from .sites.cache import CacheSite
+from .sites.costs import Costs, costs_for
 from .sites.encoder import EncoderSite
 from .sites.funnel import Funnel
 from .sites.inputs import Inputs
@@ -33,7 +35,7 @@ def apply(
     model: Any,
     plan: str | Path | Any | Iterable[Any],
     *,
-    guard: bool = False,
+    guard: bool | Costs = False,
     together: bool = False,
     chunk: int | None = None,
 ) -> Iterator[Report]:
@@ -41,9 +43,11 @@ def apply(
 
     Args:
         model: a transformers model, as loaded.
-        plan: text such as ``"divprune(keep=0.1) + snapkv(keep=0.3)"``, a path to a YAML file, or method objects.
+        plan: text such as ``"divprune(keep=0.1) + snapkv(keep=0.3)"``, a path to a YAML file, or method objects;
+            ``"auto"`` for the one of the model's family (``families/auto.yaml``).
         guard: decline, with a note in the report, a reduction that would cost more time than it saves. Off by default,
-            so that a plan does what it says.
+            so that a plan does what it says. True counts with what ``foveate doctor --calibrate`` measured here, or in
+            FLOPs where it did not run; a :class:`foveate.sites.costs.Costs` counts with that.
         together: the images of a prompt show one scene (several views, a sequence): methods of stage inputs see the
             tokens of all of them at once, each image a view of the grid, and share one budget.
         chunk: prompts of more than so many tokens go through the decoder in pieces of that length, and cache methods
@@ -56,15 +60,15 @@ def apply(
         PlanError: before anything runs, when the plan cannot work on this model.
         UnsupportedModelError: when the model's family is not supported.
     """
-    steps = Plan.of(plan)
     parts = anatomy(model)
+    steps = plan_on(plan, str(model.config.model_type))
     if _busy(parts):
         raise PlanError(f"this {parts.name} already runs inside foveate.apply; put both plans into one")
     want = check(parts, steps)
     chunked.check(parts, steps, chunk)
     report = Report(plan=str(steps))
     with ExitStack() as stack:
-        _place(parts, steps, want, report, guard, stack, together, chunk)
+        _place(parts, steps, want, report, costs_for(guard, model), stack, together, chunk)
         yield report
 
 
@@ -73,7 +77,7 @@ def _place(
     steps: Plan,
     want: frozenset[str],
     report: Report,
-    guard: bool,
+    guard: Costs | None,
     stack: ExitStack,
     together: bool = False,
     chunk: int | None = None,

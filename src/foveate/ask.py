@@ -14,6 +14,7 @@ from torch import Tensor
 
 from . import builtin, memory
 from .errors import InputError, UnsupportedCallError
+from .families import AUTO, auto
 from .load import Loaded, load
 from .prompt import Progress, Prompt
 from .prompt.contents import Media, contents
@@ -134,7 +135,7 @@ def ask(
         question: what to ask.
         model: a built-in name, a folder, a hub id, or what :func:`foveate.load` gave; None for the built-in default.
         plan: text, methods or a path to YAML; None means :data:`DEFAULT_PLAN` when there is something to look at;
-            "none" runs the full model.
+            "none" runs the full model, "auto" the plan of the model's family.
         frames: how many frames are sampled from each video; methods of stage media choose among them.
         max_new_tokens: the longest answer, in tokens.
         guard: leave out what the guard expects to cost more than it saves.
@@ -156,12 +157,13 @@ def ask(
     if not isinstance(question, str) or not question.strip():
         raise InputError("the question is empty; ask something")
     content = contents(media, limits)
-    steps = plan_of(plan, bool(content))
+    plan_of(plan, bool(content))  # what cannot be read is refused before a model is loaded
     if isinstance(model, Loaded):
         loaded = model
     else:
         _tell(progress, "loading", 0, None)
         loaded = load(builtin.default_model() if model is None else model)
+    steps = plan_of(plan, bool(content), loaded.family)
     messages = [{"role": "user", "content": [*content, {"type": "text", "text": question}]}]
     chosen = Report()
     with memory.explained("the prompt", _ADVICE):
@@ -185,10 +187,15 @@ def ask(
     return said
 
 
-def plan_of(plan: Any, visual: bool = True) -> Plan:
-    """The plan that ``ask`` runs: None is :data:`DEFAULT_PLAN` (nothing, without images), "none" is the full model."""
+def plan_of(plan: Any, visual: bool = True, family: str = "") -> Plan:
+    """The plan that ``ask`` runs: None is :data:`DEFAULT_PLAN` (nothing, without images), "none" is the full model.
+
+    "auto" is the plan of a ``family`` (nothing, without images); see :func:`foveate.families.auto`.
+    """
     if plan is None:
         return Plan.of(DEFAULT_PLAN if visual else "")
+    if isinstance(plan, str) and plan.strip().lower() == AUTO:
+        return auto(family) if visual else Plan.of("")
     if isinstance(plan, str) and plan.strip().lower() == "none":
         return Plan.of("")
     return Plan.of(plan)

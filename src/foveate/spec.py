@@ -154,13 +154,16 @@ def from_yaml(path: str | Path) -> list[Any]:
         raise PlanError(f"{str(path)!r} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise PlanError(f"{str(path)!r} is not YAML: {' '.join(str(error).split())}") from error
+    return from_data(data, repr(str(path)))
+
+
+def from_data(data: Any, where: str) -> list[Any]:
+    """What a plan file holds -> its methods. where: the file, in words. Raises PlanError for anything else."""
     steps = data.get("plan") if isinstance(data, dict) else data
     if isinstance(steps, str):
         return parse(steps)
     if not isinstance(steps, list):
-        raise PlanError(
-            f"{str(path)!r} must hold a list of methods, at the top or under 'plan'. Got {type(steps).__name__}."
-        )
+        raise PlanError(f"{where} must hold a list of methods, at the top or under 'plan'. Got {type(steps).__name__}.")
     out: list[Any] = []
     for step in steps:
         if isinstance(step, str):
@@ -169,9 +172,7 @@ def from_yaml(path: str | Path) -> list[Any]:
             ((name, given),) = step.items()
             out.append(make(str(name), given or {}))
         else:
-            raise PlanError(
-                f"cannot read the step {step!r} of {str(path)!r}; write 'name' or 'name: {{option: value}}'"
-            )
+            raise PlanError(f"cannot read the step {step!r} of {where}; write 'name' or 'name: {{option: value}}'")
     return out
 
 

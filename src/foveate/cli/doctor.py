@@ -29,8 +29,17 @@ EXTRAS = {
 CODECS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mjpeg")
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False) -> None:
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Measure, in seconds, what the guard counts with, and keep it.")
+    ] = False,
+) -> None:
     """Report versions, processor, memory, GPU, extras and codecs, and measure one second of matrix products."""
+    if calibrate:
+        from ..calibration import calibrate as run
+
+        run()
     found = examine()
     if as_json:
         print_json(found)
@@ -71,8 +80,20 @@ def examine(seconds: float = 1.0) -> dict[str, Any]:
         "pyav": importlib.metadata.version("av"),
         "ffmpeg": shutil.which("ffmpeg"),
         "codecs": _codecs(),
+        "guard": _guard(),
         "matmul_gflops": {name: round(rate, 1) for name, rate in measure(seconds).items()},
     }
+
+
+def _guard() -> dict[str, Any]:
+    """Where measured costs are kept, and of what; a damaged file is told, not raised."""
+    from ..errors import CacheFileError
+    from ..sites import costs
+
+    try:
+        return {"costs": str(costs.path()), "measured": list(costs.read(costs.path()))}
+    except CacheFileError as error:
+        return {"costs": str(costs.path()), "measured": [], "error": str(error)}
 
 
 def measure(seconds: float = 1.0) -> dict[str, float]:

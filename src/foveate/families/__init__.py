@@ -6,6 +6,14 @@ import functools
 import importlib
 import pkgutil
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import PlanError
+from ..spec import Plan, from_data
+
+#: The plan that stands for the one of the model's family; see :func:`auto`.
+AUTO = "auto"
 
 
 @dataclass(frozen=True)
@@ -40,3 +48,32 @@ def families() -> dict[str, Family]:
         family: Family = importlib.import_module(f"{__name__}.{info.name}").FAMILY
         found.update(dict.fromkeys(family.types, family))
     return found
+
+
+def auto(model_type: str, file: Path | None = None) -> Plan:
+    """The library's plan for a family, as tuning found it on the lab; the default where it was not tuned.
+
+    file: None for ``families/auto.yaml``.
+
+    Raises:
+        PlanError: a file that is no table of plans.
+    """
+    table = auto_table(file)
+    found = table["families"].get(model_type, table["default"])
+    return Plan.of(from_data(found, f"'auto' for {model_type}"))
+
+
+def auto_table(file: Path | None = None) -> dict[str, Any]:
+    """The table behind :func:`auto`: "default" and "families", each entry with "plan" and "evidence"."""
+    import yaml
+
+    file = Path(__file__).with_name("auto.yaml") if file is None else file
+    table = yaml.safe_load(file.read_text(encoding="utf-8"))
+    if not isinstance(table, dict) or not isinstance(table.get("families"), dict) or "default" not in table:
+        raise PlanError(f"{str(file)!r} must hold 'default' and 'families'")
+    return table
+
+
+def plan_on(plan: Any, model_type: str) -> Plan:
+    """A plan as :meth:`foveate.spec.Plan.of` reads it, or ``"auto"``: the one of the model's family."""
+    return auto(model_type) if isinstance(plan, str) and plan.strip().lower() == AUTO else Plan.of(plan)

@@ -143,7 +143,7 @@ def evaluate(
         raise InputError(f"'n' must be at least the number of tasks, {len(names)}. Got {n}.")
     if batch < 1:
         raise InputError(f"'batch' must be at least 1. Got {batch}.")
-    steps = plan_of("none" if plan is None else plan)
+    steps = plan_of("none" if plan is None else plan, family=loaded.family)
     tallies = {name: Tally() for name in names}
     said, counts, seconds, done = [], [0.0, 0.0], 0.0, 0
     for i, name in enumerate(names):

@@ -20,6 +20,7 @@ from ..report import Report
 from ..tokens import Tokens
 from . import guard
 from .cost import block_flops
+from .costs import Costs
 from .keys import Keys
 from .model import Anatomy, attention_of, mlp_of, norms_of
 from .packed import Segments
@@ -38,7 +39,7 @@ class EncoderSite:
     """The hooks of all encoder methods of a plan on one tower; also collects encoder signals for later stages."""
 
     def __init__(
-        self, anatomy: Anatomy, methods: list[Any], want: frozenset[str], report: Report, guarded: bool = False
+        self, anatomy: Anatomy, methods: list[Any], want: frozenset[str], report: Report, guarded: Costs | None = None
     ) -> None:
         self.anatomy, self.methods, self.report, self.guarded = anatomy, methods, report, guarded
         self.tower = Tower(anatomy, want, report)
@@ -175,12 +176,12 @@ class EncoderSite:
         reason = None
         if masked and not self.packed:
             reason = "encoder: this image has padded patches, so its tower runs unshortened"
-        elif self.guarded:
+        elif self.guarded is not None:
             rows, width = (
                 1 if self.packed else x.shape[0],
                 getattr(attention_of(self.anatomy.blocks[0]), "head_dim", 64),
             )
-            reason = guard.tower(self.anatomy, self.methods, self.n, self.frames, rows, width)
+            reason = guard.tower(self.anatomy, self.methods, self.n, self.frames, rows, width, self.guarded)
         self.skip = reason is not None
         if reason is not None:
             self.report.decline(reason)

@@ -12,6 +12,7 @@ from ..report import Kept, Report
 from ..tokens import Tokens
 from . import guard, items
 from .call import Call
+from .costs import Costs
 from .geometry import apart
 from .model import Anatomy
 from .signals import VISION, Columns, read
@@ -21,7 +22,7 @@ class Inputs:
     """The input methods of a plan, and the notes that the vision tower left for this prompt."""
 
     def __init__(
-        self, anatomy: Anatomy, methods: list[Any], report: Report, guarded: bool, together: bool = False
+        self, anatomy: Anatomy, methods: list[Any], report: Report, guarded: Costs | None, together: bool = False
     ) -> None:
         self.anatomy, self.methods, self.report, self.guarded = anatomy, methods, report, guarded
         self.together = together
@@ -84,7 +85,7 @@ class Inputs:
         """One method on one batch of items, with its row of the report; None when the guard declines."""
         rows, n = tokens.x.shape[:2]
         row = self.report.row("inputs", str(m))
-        reason = guard.inputs(self.anatomy, m, tokens, call.n) if self.guarded else None
+        reason = guard.inputs(self.anatomy, m, tokens, call.n, self.guarded) if self.guarded else None
         r = None
         if reason is not None:
             self.report.decline(reason)

@@ -152,9 +152,9 @@ class LayerSite:
         for m in acting:
             attention: dict[str, Tensor] = {}
             row = self.report.row("layers", str(m), i)
-            if self.funnel.inputs.guarded:
+            if (costs := self.funnel.inputs.guarded) is not None:
                 sizes = int(call.visual.sum(1).max()), max(call.visual_full), call.m
-                if (reason := guard.layers(self.anatomy, m, i, *sizes)) is not None:
+                if (reason := guard.layers(self.anatomy, m, i, *sizes, costs)) is not None:
                     self.report.decline(reason)
                     row.note = "declined"
                     continue
