@@ -262,7 +262,8 @@ class Engine:
         a.end(over)
         self._count(a.task)
         self.metrics.written.inc(a.tokens)
-        if a.task.reuse and a.task.prompt is not None and blind(a.task.plan) and self.settings.reuse_bytes:
+        may = a.task.reuse and a.task.prompt is not None and self.settings.reuse_bytes > 0
+        if may and blind(a.task.plan) and a.run.plain:
             ids = a.run.ids[0, : a.run.seen]
             kept = compacted(cache)
             self.reuse.keep_prefix(Prefix(a.key, ids, a.last, kept, a.run.delta, a.facts))
