@@ -25,7 +25,7 @@ def dense(frames: Iterable[Any]) -> tuple[int, int]:
     count = check = 0
     for frame in frames:
         if count % LOOKED_AT == 0:
-            check = zlib.adler32(np.ascontiguousarray(frame), check)
+            check = zlib.adler32(np.ascontiguousarray(frame).tobytes(), check)
         count += 1
     return count, check
 

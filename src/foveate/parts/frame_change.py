@@ -37,7 +37,8 @@ def blocks(pixels: Tensor, cells: int) -> Tensor:
     """Mean colours of cells x cells blocks of each frame. pixels (B, T, 3, h, w) -> (B, T, cells * cells, 3)."""
     b, t, _, h, w = pixels.shape
     side = (max(1, h // cells), max(1, w // cells))
-    return avg_pool2d(pixels.float().flatten(0, 1), side, side).flatten(2).mT.unflatten(0, (b, t))
+    pooled: Tensor = avg_pool2d(pixels.float().flatten(0, 1), side, side).flatten(2).mT
+    return pooled.reshape(b, t, *pooled.shape[1:])
 
 
 def segment_middles(starts: Tensor) -> Tensor:

@@ -45,7 +45,8 @@ class Converter:
             rgb: NDArray[np.uint8] = np.asarray(flatten(Image.fromarray(rgba, "RGBA")))
         else:
             made = self._to.reformat(frame, format="rgb24", threads=self._threads)
-            lines = np.frombuffer(made.planes[0], np.uint8).reshape(made.height, -1)  # of the frame itself, padded
+            plane: Any = made.planes[0]
+            lines = np.frombuffer(plane, np.uint8).reshape(made.height, -1)  # of the frame itself, padded
             rgb = lines[:, : 3 * made.width].reshape(made.height, made.width, 3)  # a view: nothing is copied
         turn = _turn(frame)
         return rgb if turn is None else np.asarray(Image.fromarray(rgb).transpose(turn))
