@@ -236,7 +236,7 @@ def test_goals_say_where_a_store_is_slower() -> None:
 
 def test_pages_say_where_a_store_is_slower(tmp_path: Path) -> None:
     rows = [
-        {"part": "speed", "store": "p", "plan": "kivi()", "tokens": n, "speedup": s}
+        {"part": "speed", "store": "", "plan": "kivi()", "tokens": n, "speedup": s}
         for n, s in ((4096, 0.9), (1024, 2))
     ]
     rows += [{"part": "bytes", "measure": "storages", "method": "kivi", "off": -0.05}]

@@ -13,7 +13,6 @@ from ...spec import Plan
 from .. import desk, exam
 from ..kept_lines import Lines
 
-
 #: The files of the study that figures depend on.
 MADE_BY = [f"bench/kv/{name}.py" for name in ("fill", "held", "lab", "ladder", "needle", "reader", "speed", "text")]
 
