@@ -1,8 +1,8 @@
 """Tokens a second against the length of the context, for every store, paired with transformers' own cache.
 
 The model has random weights and the shape of Qwen2.5 0.5 B; caches are filled, not prefilled (see
-:mod:`foveate.bench.kv.fill`). Steps with the plain cache and steps with the stores take turns in one process. With one thread its own time on
-the processor is taken, with several the time that passes.
+:mod:`foveate.bench.kv.fill`). Steps with the plain cache and steps with the stores take turns in one process. With one
+thread its own time on the processor is taken, with several the time that passes.
 """
 
 from __future__ import annotations
