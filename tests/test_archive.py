@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import shutil
 from pathlib import Path
@@ -12,7 +11,6 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-import foveate
 from foveate import archive as package
 from foveate.errors import InputError, PlanError, StoreError
 from foveate.load import Loaded
@@ -20,7 +18,7 @@ from stream_kit import clip, model
 
 pytest.importorskip("lancedb")
 
-from foveate.archive import Archive, Recipe, ask_store, asking, find, index, indexing, media_hash, model_hash, table
+from foveate.archive import Archive, ask_store, asking, find, index, indexing, table
 from foveate.archive.row import rows
 from foveate.stream import Stream
 from foveate.video import open_video
@@ -123,47 +121,6 @@ def test_a_question_can_be_part_of_the_entry(loaded: Loaded, films: list[Path], 
     assert ask_store(tmp_path / "s", ASK, model=loaded, max_new_tokens=1).tokens == 1
     with pytest.raises(InputError, match="for other questions only"):
         ask_store(tmp_path / "s", "Another one?", model=loaded)
-
-
-# --- keys -------------------------------------------------------------------------------------------------------------
-
-
-def test_no_two_inputs_share_a_key(loaded: Loaded, films: list[Path], tmp_path: Path) -> None:
-    other = model("qwen2_vl", tmp_path)
-    names = [model_hash(loaded), model_hash(other)]
-    with torch.no_grad():
-        weight = next(loaded.model.parameters())
-        old = weight.flatten()[0].clone()
-        weight.view(-1)[0] = old + 1e-6  # one weight, hardly changed
-        names.append(model_hash(loaded))
-        weight.view(-1)[0] = old
-    assert model_hash(loaded) == names[0]
-    rule = loaded.builder.rule  # type: ignore[attr-defined]
-    builder = dataclasses.replace(loaded.builder, rule=dataclasses.replace(rule, low=rule.low + 1))  # type: ignore[type-var]
-    names.append(model_hash(dataclasses.replace(loaded, builder=builder)))
-    plans = ["", "divprune", "divprune(keep=1)", "divprune(keep=1.0)", "todre", "divprune + todre", "todre + divprune"]
-    media = [media_hash(f) for f in films]
-    made = [
-        Recipe.of(name, foveate.Plan.of(plan), fps, size).key(m)
-        for name, plan, fps, size, m in itertools.product(names, plans, (1.0, 2.0), (4, 8), media)
-    ]
-    made += [Recipe.of(names[0], foveate.Plan.of("quota"), 1.0, 8, q).key(media[0]) for q in ("", "a", "b")]
-    assert len(set(made)) == len(made) == 4 * 7 * 2 * 2 * 2 + 3
-
-
-def test_what_runs_after_the_question_is_no_part_of_the_key() -> None:
-    keys = {Recipe.of("m", foveate.Plan.of(p), 1.0, 8).key("f") for p in ("divprune", "divprune + snapkv(keep=0.3)")}
-    assert len(keys) == 1
-
-
-def test_what_waits_for_the_question_is_no_part_of_the_key_either() -> None:
-    assert len({Recipe.of("m", foveate.Plan.of(p), 1.0, 8).key("f") for p in ("", "quota")}) == 1
-
-
-def test_a_recipe_survives_being_stored() -> None:
-    made = Recipe.of("m", foveate.Plan.of("slowfast + foveal(keep=7)"), 0.5, 4)
-    assert Recipe.read(made.text) == made
-    assert Recipe.read(made.text).id == made.id
 
 
 # --- once, and what is left of interruptions --------------------------------------------------------------------------

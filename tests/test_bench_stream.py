@@ -14,7 +14,7 @@ from stream_kit import clip, model
 
 
 def test_a_short_stream(tmp_path: Path) -> None:
-    done = streaming.run(model("qwen2_5_vl", tmp_path), "foveal(keep=0.5)", 3, 8, 40, 2, seed=5)
+    done = streaming.run(model("qwen2_5_vl", tmp_path), "foveal(keep=0.5)", 3, 8 / 60, 40, 2, seed=5)
     assert [r["minute"] for r in done["rows"]] == [0, 1, 2]
     assert all(0 < r["tokens"] <= 40 and r["rss"] > r["memory"] > 0 for r in done["rows"])
     assert sum("stream" in r for r in done["rows"]) == 2 == done["accuracy"]["alone"]["of"]

@@ -32,7 +32,7 @@ def add(commands: Any) -> None:
     one.add_argument("--model", default="lab/video")
     one.add_argument("--plan", default="foveal(keep=0.25)")
     one.add_argument("--minutes", type=int, default=120)
-    one.add_argument("--frames", type=int, default=60, help="of each minute")
+    one.add_argument("--fps", type=float, default=1.0, help="frames of each second")
     one.add_argument("--cap", type=int, default=16384, help="visual tokens that are remembered at most")
     one.add_argument("--questions", type=int, default=60, help="minutes that are asked about")
     one.add_argument("--seed", type=int, default=31)
@@ -40,7 +40,7 @@ def add(commands: Any) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """Run the command."""
-    done = run(args.model, args.plan, args.minutes, args.frames, args.cap, args.questions, args.seed)
+    done = run(args.model, args.plan, args.minutes, args.fps, args.cap, args.questions, args.seed)
     rows, told = done["rows"], {k: v for k, v in done.items() if k != "rows"}
     results.save(args.out, args.seed, rows, goals(rows, told), **told)
     draw(rows, told, args.out.with_suffix(".png"))
@@ -48,9 +48,10 @@ def main(args: argparse.Namespace) -> None:
 
 
 def run(
-    model: str | Loaded, plan: str, minutes: int, frames: int, cap: int, questions: int, seed: int
+    model: str | Loaded, plan: str, minutes: int, fps: float, cap: int, questions: int, seed: int
 ) -> dict[str, Any]:
     """Push ``minutes`` clips and ask: rows with what memory was after each, and which answers were right."""
+    frames = round(60 * fps)
     loaded = model if isinstance(model, Loaded) else load(model)
     live = Stream(loaded, plan, cap=cap)
     rows: list[dict[str, Any]] = []
@@ -59,12 +60,11 @@ def run(
     began = time.perf_counter()
     for minute in range(minutes):
         (item,) = generate(TASK, seed + minute, 1, frames=frames)  # one at a time: the bench too must not grow
-        pace = 60.0 / frames
         if minute in asked:
             only = Stream(loaded, "none", cap=10**9)
-            only.push(list(item.media), [i * pace for i in range(frames)])
+            only.push(list(item.media), [i / fps for i in range(frames)])
             alone[minute] = (_words(item), only.ask(item.question, max_new_tokens=LONGEST).text)
-        live.push(list(item.media), [60.0 * minute + i * pace for i in range(frames)])
+        live.push(list(item.media), [60.0 * minute + i / fps for i in range(frames)])
         gc.collect()
         rows.append({"minute": minute, "rss": rss(), "memory": live.nbytes, "tokens": live.tokens})
     pushed = time.perf_counter() - began
@@ -76,7 +76,7 @@ def run(
     n = len(alone)
     hits = {k: sum(rows[m][k] for m in alone) for k in ("alone", "stream")}
     accuracy = {k: {"right": h, "of": n, "interval": wilson(h, n)} for k, h in hits.items()}
-    about = {"model": loaded.name, "trained": loaded.trained, "plan": plan, "cap": cap, "frames": frames}
+    about = {"model": loaded.name, "trained": loaded.trained, "plan": plan, "cap": cap, "fps": fps}
     return {**about, "seconds": pushed, "accuracy": accuracy, "rows": rows}
 
 
