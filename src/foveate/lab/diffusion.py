@@ -3,7 +3,7 @@
 Trained as LLaDA is (Nie et al., arXiv 2502.09992): of the answer and the end tokens that fill up its canvas, a random
 share is masked, and the model predicts what stood there; the loss of a row is divided by its share.
 
-    foveate lab train diffusion --minutes 15
+    foveate lab train diffusion --minutes 60
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,13 @@ from ..errors import InputError
 from ..load import load
 from . import checkpoint, segments, steps
 from .data import Diet, default_workers, serve
+from .meter import STAGES, Meter, State
 from .models import SIZES, Sizes, make
 from .optimise import Optimiser
 from .schedule import DECAY, Budget, rate
 from .supervise import Heads
 from .teach import Teacher
 
-STAGES = ("dense", "joint")
 LAYERS = ("CLIPEncoderLayer", "LlamaDecoderLayer", "Qwen2_5_VLDecoderLayer")  # those worth compiling
 TAUGHT = 0.2  # of the highest learning rate, once a decoder that can answer is joined: at more it forgets
 GENTLE = 0.5  # of the joint stage: then the learning rate goes down, with a teacher
@@ -81,20 +81,6 @@ class Recipe:
         sizes = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self.size).items()}
         told = {"kind": self.kind, "seed": self.seed, "batch": self.batch, "turns": self.turns, "sizes": sizes}
         return told if self.teacher is None else {**told, "teacher": self.teacher}
-
-
-@dataclass
-class State:
-    """How far a run is. seconds, step and pictures are those of the stage; history is of all stages."""
-
-    stage: str = STAGES[0]
-    step: int = 0
-    seconds: float = 0.0
-    pictures: int = 0
-    decaying: bool = False
-    skipped: int = 0
-    history: list[dict[str, Any]] = field(default_factory=list)
-    spent: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 class Run:
@@ -276,35 +262,3 @@ class Run:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-class Meter:
-    """Means over the steps between two records."""
-
-    def __init__(self) -> None:
-        self.losses: list[float] = []
-        self.right: dict[str, list[tuple[float, int]]] = {}
-        self.begun, self.pictures = time.perf_counter(), -1
-
-    def add(self, learned: steps.Learned) -> None:
-        self.losses.append(learned.told)
-        for name, share in learned.right.items():
-            self.right.setdefault(name, []).append(share)
-
-    def record(self, stage: str, state: State, lr: float) -> dict[str, Any]:
-        """A line of the history; the meter starts anew."""
-        now = time.perf_counter()
-        done = state.pictures - self.pictures if self.pictures >= 0 else None
-        shares = {k: sum(a * n for a, n in v) / sum(n for _, n in v) for k, v in sorted(self.right.items())}
-        out = {
-            "stage": stage,
-            "step": state.step,
-            "pictures": state.pictures,
-            "seconds": round(state.seconds, 2),
-            "loss": sum(self.losses) / len(self.losses),
-            "lr": lr,
-            "right": {k: round(v, 4) for k, v in shares.items()},
-            "pictures_per_second": None if done is None else round(done / (now - self.begun), 1),
-        }
-        self.losses, self.right, self.begun, self.pictures = [], {}, now, state.pictures
-        return out

@@ -69,7 +69,8 @@ class Teacher:
     def look(self, batch: Batch) -> Tensor:
         """What its decoder would read of pictures (B, 1, H, W, 3), at scale 1: (B, 1, rows, cols, D)."""
         side = self.side // self.token
-        return self._tokens(batch.pixels[:, 0]).unflatten(1, (side, side))[:, None]
+        seen = self._tokens(batch.pixels[:, 0])
+        return seen.view(len(seen), 1, side, side, -1)
 
     @torch.no_grad()
     def _tokens(self, pixels: Tensor) -> Tensor:
@@ -85,8 +86,9 @@ class Teacher:
         last = learner.model.visual.merger.mlp[-1]
         for p in (last.weight, last.bias):
             p.mul_(self.scale)
-        for head in (*heads.what.values(), *heads.place.values()):
-            head.weight.div_(self.scale)
+        for module in (heads.what, heads.place):
+            for weight in (p for name, p in module.named_parameters() if name.endswith("weight")):
+                weight.div_(self.scale)
 
 
 def imitate(tokens: Tensor, want: Tensor) -> tuple[Tensor, float]:
