@@ -20,6 +20,7 @@ from .lab import lab
 from .methods import methods
 from .serve import serve
 from .stream import stream
+from .tune import tune
 
 
 class _Group(TyperGroup):
@@ -54,6 +55,7 @@ app.command()(ask)
 app.command()(index)
 app.command()(stream)
 app.command()(serve)
+app.command()(tune)
 app.command()(methods)
 app.command()(doctor)
 app.add_typer(lab, name="lab")

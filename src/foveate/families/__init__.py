@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import PlanError
+from ..errors import InputError, PlanError
 from ..spec import Plan, from_data
 
 #: The plan that stands for the one of the model's family; see :func:`auto`.
@@ -77,3 +77,25 @@ def auto_table(file: Path | None = None) -> dict[str, Any]:
 def plan_on(plan: Any, model_type: str) -> Plan:
     """A plan as :meth:`foveate.spec.Plan.of` reads it, or ``"auto"``: the one of the model's family."""
     return auto(model_type) if isinstance(plan, str) and plan.strip().lower() == AUTO else Plan.of(plan)
+
+
+def entered(tuned: Path, file: Path | None = None) -> None:
+    """Enter a plan that ``foveate tune`` wrote, with its evidence, as the one of its model's family.
+
+    Raises:
+        InputError: its evidence does not support its targets, or its family is none that is known.
+    """
+    import yaml
+
+    file = Path(__file__).with_name("auto.yaml") if file is None else file
+    data = yaml.safe_load(tuned.read_text(encoding="utf-8"))
+    if not isinstance(data, dict) or data.get("supported") is not True or not data.get("claims"):
+        raise InputError(f"the targets of {str(tuned)!r} are not supported by its evidence; tune on more items")
+    if (family := data.get("family")) not in families():
+        raise InputError(f"{str(tuned)!r} is for {family!r}; known families are {', '.join(families())}")
+    from_data(data, repr(str(tuned)))
+    table = auto_table(file)
+    table["families"][family] = {k: data[k] for k in ("plan", "claims", "model", "evidence", "about")}
+    head = [line for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    text = yaml.safe_dump(table, sort_keys=False, width=120)
+    file.write_text("\n".join([*head, text]), encoding="utf-8")
