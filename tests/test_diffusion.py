@@ -146,7 +146,7 @@ def test_a_seed_gives_one_text_and_another_seed_another(model: Any) -> None:
 
 def test_gumbel_noise_draws_from_the_softmax() -> None:
     p = torch.tensor([0.5, 0.3, 0.15, 0.05])
-    n = 20_000
+    n = 200_000
     noise = torch.rand(1, n, 4, generator=torch.Generator().manual_seed(0)).clamp(min=1e-9)
     tokens, _ = choose(p.log().expand(1, n, 4), False, 1.0, noise)
     counts = torch.bincount(tokens[0], minlength=4).float()
@@ -213,6 +213,21 @@ def test_texts_end_at_a_surely_predicted_end() -> None:
     assert whole.report.forwards == 8
     assert cut.report.forwards == 2 * 4  # rows one after the other
     assert cut.report.positions == 2 * (10 + 3 * 6)
+
+
+def test_a_text_may_end_inside_a_block_for_every_schedule(model: Any) -> None:
+    logits = torch.zeros(10, V)
+    logits[torch.arange(10), torch.tensor([1, 1, 5, 6, 7, EOS, 8, 9, 3, 3])] = torch.linspace(2, 3, 10)
+    logits[5, EOS] = 9.0  # filled first, within the block
+    for name in ("lowconfidence", "threshold", "factor", "creditdecoding", "dparallel", "localleap"):
+        out = generate(
+            Table(logits), prompts(1, 2), schedule=name, length=8, block=8, stop="text", mask_id=MASK, eos_id=EOS
+        )
+        assert out.ids[0, 2:].tolist() == [5, 6, 7, EOS, EOS, EOS, EOS, EOS]
+        assert [b.size for b in out.report.blocks] == [4]
+    for cache in ("prefix", "dual"):
+        out = generate(model, prompts(1), length=8, block=4, stop="text", cache=cache, schedule="creditdecoding")
+        assert not (out.ids == MASK).any()
 
 
 # --- schedules --------------------------------------------------------------------------------------------------------

@@ -69,7 +69,7 @@ CHAIN = torch.tensor([[0.6, 0.3, 0.1], [0.1, 0.2, 0.7], [0.35, 0.3, 0.35]])
 
 def test_what_is_sampled_has_the_distribution_of_the_model() -> None:
     """Three tokens of a Markov chain, 27 outcomes: chi-square against their probabilities, many windows at once."""
-    dice, n, size = torch.Generator().manual_seed(1), 40_000, 3
+    dice, n, size = torch.Generator().manual_seed(1), 200_000, 3
     text, known = torch.zeros(n, 1 + 2 * size, dtype=torch.int64), torch.ones(n, dtype=torch.int64)
     window = torch.randint(0, 3, (n, size), generator=dice)
     window[:, 0] = 0

@@ -56,7 +56,8 @@ class _Ledger:
         """logits (B, n, V), masked (B, n) -> logits with credit."""
         given, options = logits.softmax(-1).max(-1, keepdim=True), self.options
         gained = given.values.pow(options.gamma).masked_fill(~masked[..., None], 0)
-        before = torch.zeros_like(logits) if self.credit is None else self.credit * options.beta
+        n = logits.shape[1]  # a block may have become shorter: its text has ended
+        before = torch.zeros_like(logits) if self.credit is None else self.credit[:, :n] * options.beta
         self.credit = before.scatter_add(-1, given.indices, gained)
         return logits + options.alpha * self.credit.log1p()
 
