@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import zlib
 from pathlib import Path
 
 import av
@@ -205,6 +206,28 @@ def test_limits_refuse_and_can_be_raised(tmp_path: Path) -> None:
         open_image(picture, few)
     with pytest.raises(InputError, match="'pixels' of Limits"):
         Limits(pixels=0)
+
+
+def test_bombs(tmp_path: Path) -> None:
+    """Files of a few bytes that would unpack to gigabytes are refused before anything is unpacked."""
+    for suffix, side in ((".png", 13_500), (".png", 60_000), (".gif", 60_000)):
+        path = tmp_path / f"bomb{suffix}"
+        moving(1)[0].save(path)
+        data = bytearray(path.read_bytes())
+        if suffix == ".png":
+            data[16:24] = side.to_bytes(4, "big") * 2
+            data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+        else:
+            data[6:10] = side.to_bytes(2, "little") * 2
+        path.write_bytes(data)
+        for read in (open_image, open_video):
+            with pytest.raises(MediaError, match="shrink it first"):
+                read(path)
+    endless = tmp_path / "endless.gif"
+    dot = Image.new("L", (2, 2))
+    dot.save(endless, save_all=True, append_images=[Image.new("L", (2, 2), i % 2 * 255) for i in range(1, 400)])
+    with pytest.raises(MediaError, match="more than 300 pictures of 2x2 pixels"):
+        open_video(endless, limits=Limits(frames=300))
 
 
 def test_a_stream_that_grows_is_stopped(tmp_path: Path) -> None:
