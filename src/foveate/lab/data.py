@@ -31,7 +31,11 @@ PICTURE_MIX = {**IMAGE_MIX, "read": 4.0, "counting": 2.0, "chart": 1.5}
 DETAIL = {"detail": 3.0, "attribute": 1.0, "shape": 1.0, "relation": 1.0}
 #: How often a step is of each kind, once all is trained.
 SHARES = {"image": {"image": 0.96, "text": 0.04}, "video": {"video": 0.6, "image": 0.35, "text": 0.05}}
-TAUGHT = {"image": 0.75, "video": 0.25}  # in the dense stage, where a teacher looks at pictures
+#: The same with a teacher: it looks at pictures in the dense stage, and its decoder knows them in the joint stage.
+TAUGHT = {
+    "dense": {"image": 0.75, "video": 0.25},
+    "joint": {"video": 0.82, "image": 0.15, "text": 0.03},
+}
 
 
 class Batch(NamedTuple):
@@ -86,7 +90,7 @@ class Diet:
         batch: pictures in a step; clips are a third as many.
         turns: most questions on one picture.
         ramp: pictures over which difficulty rises and descriptions become rare.
-        side: pixels on the side of the pictures that a teacher looks at in the dense stage; 0 without one.
+        side: pixels on the side of the pictures that a teacher looks at; 0 without one.
     """
 
     kind: str
@@ -105,7 +109,7 @@ class Diet:
     def make(self, step: int) -> Batch:
         """The batch of a step."""
         rng = Random(f"{self.seed}/{self.stage}/{step}")
-        shares = TAUGHT if self._taught else SHARES[self.kind]
+        shares = TAUGHT[self.stage] if self.side else SHARES[self.kind]
         kind = rng.choices(list(shares), list(shares.values()))[0]
         if kind == "text":
             kind = "image" if self.stage == "dense" else "text"
