@@ -222,9 +222,9 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
 def test_results_are_made_once(tmp_path: Path) -> None:
     made = []
     for _ in range(2):
-        assert Once(tmp_path).get(["a"], "snapkv", lambda: made.append(1) or 3) == 3
+        assert Once(tmp_path, "lab").get(["a"], "snapkv", lambda: made.append(1) or 3) == 3
     assert made == [1]
-    Once(tmp_path).get(["b"], "snapkv", lambda: made.append(1) or 3)
+    Once(tmp_path, "lab").get(["b"], "snapkv", lambda: made.append(1) or 3)
     assert made == [1, 1]
 
 
@@ -236,8 +236,7 @@ def test_goals_say_where_a_store_is_slower() -> None:
 
 def test_pages_say_where_a_store_is_slower(tmp_path: Path) -> None:
     rows = [
-        {"part": "speed", "store": "", "plan": "kivi()", "tokens": n, "speedup": s}
-        for n, s in ((4096, 0.9), (1024, 2))
+        {"part": "speed", "store": "", "plan": "kivi()", "tokens": n, "speedup": s} for n, s in ((4096, 0.9), (1024, 2))
     ]
     rows += [{"part": "bytes", "measure": "storages", "method": "kivi", "off": -0.05}]
     (tmp_path / "cache.json").write_text(json.dumps({"rows": rows}), encoding="utf-8")

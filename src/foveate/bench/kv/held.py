@@ -34,7 +34,7 @@ PROCESSES = (
 
 def rows(tokens: int, long: int, only: tuple[str, ...], folder: Path) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """A row for each policy and share, one for each plan whose process is measured; what could not run, and why."""
-    once = Once(folder)
+    once = Once(folder, "bytes")
     out: list[dict[str, Any]] = []
     left: dict[str, str] = {}
     for name in ladder.evictions():

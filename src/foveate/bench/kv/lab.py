@@ -52,7 +52,7 @@ def rows(
     subject: Subject, seed: int, scale: float, keeps: tuple[float, ...], only: tuple[str, ...], folder: Path
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """One row for each plan, the full model first; and what was left out, with the reason."""
-    loaded, once = load(subject.model), Once(folder)
+    loaded, once = load(subject.model), Once(folder, "lab")
     about: list[Any] = ["lab", subject.model, weights(loaded), [list(t) for t in subject.tasks], seed, scale]
     about.append(exam.sources("lab/tasks"))
     found = made(subject, seed, scale)

@@ -28,7 +28,7 @@ def rows(
     items: int, lengths: tuple[int, ...], only: tuple[str, ...], folder: Path
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """One row for each plan tried, and one for each plan, length and depth of the maps; what could not run, and why."""
-    model, once = reader.reader(torch.bfloat16), Once(folder)
+    model, once = reader.reader(torch.bfloat16), Once(folder, "needle")
     out: list[dict[str, Any]] = []
     left: dict[str, str] = {}
     tries = [("full", "", None), *ladder.plans(TRIED, (KEEP,), only)]

@@ -13,16 +13,17 @@ from ...spec import Plan
 from .. import desk, exam
 from ..kept_lines import Lines
 
-#: The files of the study that figures depend on.
-MADE_BY = [f"bench/kv/{name}.py" for name in ("fill", "held", "lab", "ladder", "needle", "reader", "speed", "text")]
+#: The files that figures depend on: those of all parts, and of each.
+ALL = ("fill", "ladder")
+OWN = {"lab": ("lab",), "text": ("text",), "needle": ("needle", "reader"), "speed": ("speed",), "bytes": ("held",)}
 
 
 class Once:
-    """Keeps what was measured in ``folder``; a changed source, model or plan is measured anew."""
+    """Keeps what a part measured in ``folder``; after a change of source, model or plan it is measured anew."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, part: str) -> None:
         self.lines = Lines(folder, "cache")
-        self.marks = desk.marked() | {"study": exam.sources(*MADE_BY)}
+        self.marks = desk.marked() | {"study": exam.sources(*(f"bench/kv/{name}.py" for name in ALL + OWN[part]))}
 
     def get(self, about: list[Any], plan: str, make: Callable[[], Any]) -> Any:
         """What ``make`` gave for this; about: whatever else it depends on, as JSON can say it."""

@@ -47,7 +47,7 @@ def rows(
     lengths: tuple[int, ...], repeats: int, only: tuple[str, ...], folder: Path, small: bool = False
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """One row for each store and length; what could not run, and why."""
-    made, once = shapes.qwen2(torch.bfloat16, small), Once(folder)
+    made, once = shapes.qwen2(torch.bfloat16, small), Once(folder, "speed")
     stores = {s: p for s, p in STORES.items() if not only or s in only or p.split("(")[0] in only}
     out: list[dict[str, Any]] = []
     left: dict[str, str] = {}

@@ -60,7 +60,7 @@ def rows(
     folder: Path, text: Path, count: int, keeps: tuple[float, ...], only: tuple[str, ...], kept: Path
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """One row for each plan, the full cache first; and what was left out, with the reason."""
-    loaded, once = load(str(folder), dtype="bfloat16"), Once(kept)
+    loaded, once = load(str(folder), dtype="bfloat16"), Once(kept, "text")
     ids = passages(loaded.builder.tokenizer, text, count, PASSAGE + AFTER)
     about = ["text", weights(loaded), count, int(ids.sum())]
     left: dict[str, str] = {}
