@@ -63,7 +63,7 @@ def _seconds(text: str, whole: str) -> float | None:
         raise InputError(
             f"{whole!r}: {text!r} is no time; write seconds, MM:SS or HH:MM:SS, as in clip.mp4[00:10-00:25]"
         )
-    return sum(v * 60**i for i, v in enumerate(reversed(values)))
+    return sum(v * 60.0**i for i, v in enumerate(reversed(values)))
 
 
 def expanded(text: str | PathLike[str], limits: Limits = DEFAULT) -> list[Part]:
