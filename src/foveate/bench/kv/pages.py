@@ -54,7 +54,7 @@ def _text(name: str, rows: Sequence[Row]) -> list[str]:
     mine = [r for r in of if r["method"] == name]
     if not mine:
         return []
-    ends = [next(r for r in of if r["kind"] == kind) for kind in (FULL, "none")]
+    ends = [next(r for r in of if r["kind"] == kind) for kind in (FULL, "blind")]
     lines = [
         [told, f"{r['bytes']:.0%}", f"{r['perplexity']:.1f}", f"{r['copied']:.1%}"]
         for told, r in [("the whole cache", ends[0]), *((_short(r["plan"]), r) for r in mine), ("no cache", ends[1])]

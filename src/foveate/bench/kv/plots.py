@@ -88,7 +88,7 @@ def _text(rows: Sequence[Row], out: Path) -> list[Path]:
         (axes[1], "copied", "tokens copied right", 1),
     ):
         _cloud(axis, [(r["bytes"], r[name], r) for r in plans], best)
-        for kind, style in ((FULL, "--"), ("none", ":")):
+        for kind, style in ((FULL, "--"), ("blind", ":")):
             value = next(r for r in rows if r["kind"] == kind)[name]
             axis.axhline(value, color="0.4", lw=0.8, ls=style, label="whole cache" if kind == FULL else "no cache")
         axis.set_ylabel(label, fontsize=9)

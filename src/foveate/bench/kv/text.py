@@ -70,7 +70,7 @@ def rows(
         return got
 
     full = get("")
-    out = [_row(FULL, FULL, "", None, full, None), _row("none", "no cache", "", None, _blind(loaded.model, ids), full)]
+    out = [_row(FULL, FULL, "", None, full, None), _row("blind", "no cache", "", None, _blind(loaded.model, ids), full)]
     for kind, plan, keep in ladder.plans(PASSAGE, keeps, only):
         try:
             got = get(plan)

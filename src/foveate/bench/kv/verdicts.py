@@ -37,7 +37,7 @@ def _lab(rows: Sequence[Row]) -> list[Row]:
 
 
 def _text(rows: Sequence[Row]) -> list[Row]:
-    nothing = next((r for r in rows if r["kind"] == "none"), None)
+    nothing = next((r for r in rows if r["kind"] == "blind"), None)
     small = [r for r in rows if r["kind"] in ("evict", "pack", "stack") and r["bytes"] <= 0.1]
     if nothing is None or not small or nothing["nll_more"] <= 0:
         return []
