@@ -173,6 +173,7 @@ def test_a_failure_in_the_middle_of_a_stream(served: Served, error: BaseExceptio
     hook.remove()
     assert out.status_code == 200
     told = events(out.text)
+    assert "error" in told[-1], out.text
     assert told[-1]["error"]["code"] == ("out_of_memory" if isinstance(error, MemoryError) else "internal_error")
     assert sum("choices" in t for t in told) >= 2
     assert "secret" not in out.text

@@ -59,7 +59,7 @@ def main(args: argparse.Namespace) -> None:
     """Run the study and write its results."""
     if args.small:
         args.model, args.clients, args.minutes, args.seconds = "tiny", 2, 0.1, 1.0
-        args.levels, args.frames, args.new_tokens = [1, 2], 8, 4
+        args.levels, args.frames, args.new_tokens = [2], 8, 4
     if args.clients < 1 or min(args.levels) < 1:
         raise InputError(f"there must be at least one client. Got {args.clients} and {args.levels}.")
     rows, goals = asyncio.run(study(args))
@@ -70,7 +70,7 @@ def main(args: argparse.Namespace) -> None:
 
 async def study(args: argparse.Namespace) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Rows and goals of both parts."""
-    questions = {kind: made(kind, args.seed) for kind in TASKS}
+    questions = {kind: made(kind, args.seed, 1 if args.small else 4) for kind in TASKS}
     with Process(args.model, max(args.clients, *args.levels), args.frames) as server:
         rows, goals = [], []
         client = Client(server.url, args)
@@ -162,7 +162,7 @@ class Client:
         reply = await self._http.post("/v1/chat/completions", json=body)
         seconds = time.monotonic() - begun
         if reply.status_code != 200:
-            return {"error": f"{reply.status_code} {reply.json()['error']['code']}", "seconds": seconds}
+            return {"error": f"{reply.status_code} {reply.text[:200]}", "seconds": seconds}
         data = reply.json()
         return {
             "text": data["choices"][0]["message"]["content"],

@@ -31,7 +31,7 @@ from .engine import Engine
 from .guard import Guard
 from .media import Opener
 from .metrics import Metrics
-from .problems import CANCELLED, TIMEOUT, Problem, bad
+from .problems import Problem, bad, cancelled, timeout
 from .stream import BEAT, Events, left
 from .task import Begun, Ended, Event, Failed, Piece, Task
 
@@ -103,7 +103,7 @@ class Server:
         if getting.done():
             return getting.result()
         getting.cancel()
-        raise CANCELLED if gone.done() else TIMEOUT
+        raise cancelled() if gone.done() else timeout()
 
     async def _streamed(
         self, request: Request, chat: Chat, task: Task, reply: Reply, events: asyncio.Queue[Event]
@@ -131,7 +131,7 @@ class Server:
                     event = await asyncio.wait_for(events.get(), BEAT)
                 except TimeoutError:
                     if time.monotonic() > task.until + BEAT:
-                        yield TIMEOUT.as_dict()
+                        yield timeout().as_dict()
                         return
                     yield None
                     continue

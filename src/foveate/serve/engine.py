@@ -29,7 +29,7 @@ from ..sites.model import anatomy
 from ..spec import Plan
 from .answering import Answering
 from .metrics import Metrics
-from .problems import STOPPING, Problem, told
+from .problems import Problem, stopping, told
 from .reading import Reader
 from .reuse import Prefix, Reuse, blind
 from .settings import Settings
@@ -106,7 +106,7 @@ class Engine:
         """
         with self._open:
             if self._stop:
-                raise STOPPING
+                raise stopping()
             if self._places >= self.settings.waiting:
                 wait = min(60, max(1, math.ceil(self._pace * self._places)))
                 raise Problem(429, "queue_full", "The server has too many requests; try again later.", retry=wait)
@@ -121,7 +121,7 @@ class Engine:
         """Queue a task; its place is given back when its turn comes."""
         with self._open:
             if self._stop:
-                raise STOPPING
+                raise stopping()
             self._waiting.append(task)
             self._open.notify()
 
@@ -145,7 +145,7 @@ class Engine:
                     log.exception("the engine failed; it goes on")
                     self.metrics.restarts.inc()
                     self._fail_all(told(error))
-            self._fail_all(STOPPING)
+            self._fail_all(stopping())
             self.reuse.clear()
 
     def _look_up(self, module: Any, args: Any) -> None:

@@ -61,6 +61,16 @@ def told(error: BaseException) -> Problem:
     return Problem(500, "internal_error", "The server failed to answer; its log says why.")
 
 
-CANCELLED = Problem(499, "cancelled", "The request was cancelled.")
-TIMEOUT = Problem(504, "deadline_exceeded", "The answer took longer than its deadline.")
-STOPPING = Problem(503, "stopping", "The server is stopping.", retry=5)
+def cancelled() -> Problem:
+    """Nobody waits for the answer; a new one each time, as exceptions carry their traces."""
+    return Problem(499, "cancelled", "The request was cancelled.")
+
+
+def timeout() -> Problem:
+    """The deadline is over."""
+    return Problem(504, "deadline_exceeded", "The answer took longer than its deadline.")
+
+
+def stopping() -> Problem:
+    """The server ends."""
+    return Problem(503, "stopping", "The server is stopping.", retry=5)

@@ -16,7 +16,7 @@ from ..prompt import Prompt
 from ..report import Kept, Report
 from ..spec import Plan
 from .media import Medium
-from .problems import CANCELLED, TIMEOUT, Problem
+from .problems import Problem, cancelled, timeout
 
 _BEFORE_CACHE = ("encoder", "inputs", "layers")
 
@@ -138,8 +138,8 @@ class Task:
     def over(self) -> Problem | None:
         """Why the task must not go on, or None."""
         if self._gone.is_set():
-            return CANCELLED
-        return TIMEOUT if time.monotonic() > self.until else None
+            return cancelled()
+        return timeout() if time.monotonic() > self.until else None
 
     @property
     def digests(self) -> tuple[str, ...]:
