@@ -96,7 +96,7 @@ def test_calibration_is_kept_and_used() -> None:
     found = costs.costs_for(True, t.model)
     assert found is not None
     assert found.measured
-    assert found.step == 1e-3
+    assert found.step == pytest.approx(1e-3 / (20 + 4 * 32))
     assert costs.costs_for(False, t.model) is None
     with foveate.apply(t.model, "divprune(keep=0.5)", guard=True) as report:
         t.model(**t.inputs)

@@ -12,8 +12,10 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from .errors import CacheFileError
-from .sites import costs
+from .sites import costs, guard
 from .sites.costs import Costs
+from .spec import make
+from .tokens import Tokens
 
 TOKENS = (1, 16, 128, 512, 2048)
 WIDTH, WIDE = 1024, 4096  # of the weight matrix: large enough that only the number of tokens matters
@@ -58,13 +60,15 @@ def measure(device: torch.device, dtype: torch.dtype, timer: Timer) -> Costs:
         products.append((n, 2.0 * n * WIDTH * WIDE / timer(lambda x=x: x @ weight, device)))  # type: ignore[misc]
         spent = timer(lambda q=q: scaled_dot_product_attention(q, q, q, is_causal=True), device)  # type: ignore[misc]
         attention.append((n, 4.0 * n * n * HEADS * SIZE / spent))
-    few = torch.rand(256, device=device)
+    # the operations that the guard counts, as they are in a method: dispatch and Python are most of them
+    method, few = make("divprune", {"keep": 32}), Tokens(torch.rand(1, 64, 16, device=device))
+    step = timer(lambda: method.reduce(few), device) / guard.steps(method, 32)
     block = nn.TransformerEncoderLayer(SIZE, 1, SIZE, batch_first=True, device=device, dtype=dtype).eval()
     one = ones(1, 1, SIZE)
     return Costs(
         tuple(products),
         tuple(attention),
-        timer(lambda: few.argmax(), device),
+        step,
         timer(lambda: _unfused(block, one), device),
     )
 

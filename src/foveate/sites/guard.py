@@ -28,9 +28,15 @@ def inputs(anatomy: Anatomy, method: Any, tokens: Tokens, prompt: int, costs: Co
     m = budget(keep, n)
     left = prompt - n + m
     saved = sum(costs.block(b, prompt, prompt) - costs.block(b, left, left) for b in anatomy.layers)
-    steps = 20 + (4 * m if "m steps" in method.card.cost else 0)
-    spent = costs.work(2.0 * n * n * d if "n x n" in method.card.cost else 4.0 * n * d, n) + costs.step * steps
+    spent = costs.work(2.0 * n * n * d if "n x n" in method.card.cost else 4.0 * n * d, n) + costs.step * steps(
+        method, m
+    )
     return _verdict(costs, method, saved, spent, f"dropping {n - m} of {n} visual tokens")
+
+
+def steps(method: Any, m: int) -> int:
+    """Small operations that choosing ``m`` tokens takes, by the method's card."""
+    return 20 + (4 * m if "m steps" in method.card.cost else 0)
 
 
 def layers(
