@@ -73,7 +73,7 @@ def _print(tuned: Tuned, path: Path, note: str) -> None:
     table = Table(box=None, pad_edge=False, title="Pareto front of the search", title_justify="left")
     for name in ("plan", f"{cost}, of full", "accuracy", "95% interval", "items"):
         table.add_column(name, justify="left" if name == "plan" else "right", overflow="fold")
-    for row in tuned.front:
+    for row in [*(r for r in tuned.front if r["plan"] != "none"), tuned.full]:
         span = f"{row['low']:.3f} to {row['high']:.3f}"
         chosen = "bold" if row["plan"] == tuned.plan else None
         table.add_row(row["plan"], f"{row[cost]:.3f}", f"{row['accuracy']:.3f}", span, str(row["n"]), style=chosen)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from ..errors import FoveateError, InputError
 from ..lab.evaluate import wilson
 from ..lab.tasks.seeds import known
 from ..load import Loaded
+from ..method import options
 from ..prompt import Progress
 from . import claim
 from .asking import FULL, Asker
@@ -24,59 +25,13 @@ from .mutate import mutate
 from .questions import questions
 from .search import Trial, evolve, front, halve
 from .target import Target
-from .written import yaml_of
+from .tuned import Tuned
 
 KEEPS = (0.5, 0.25, 0.1, 0.05)
 STAGES = ("encoder", "inputs", "layers", "cache")
 LEAST = 8  # plans that go on in every round
 RUNGS = (16, 4, 2, 1)  # the search asks all items divided by these
 _WRONG = "the search needs an item, and the evidence another"
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """What tuning found.
-
-    Attributes:
-        plan: the choice, as text. model: its name. family: its config's model_type.
-        findings: each target held against the questions that were kept out of the search.
-        evidence: accuracy, loss, loyalty, length, costs and times of the choice, each with its n.
-        front: plans on the Pareto front of the search, cheapest first: plan, cost share, accuracy with its interval.
-        about: how it was found: data, seed, items, plans tried, machine, versions.
-        left_out: plans that cannot run here, and why.
-    """
-
-    plan: str
-    model: str
-    family: str
-    findings: tuple[Finding, ...]
-    evidence: dict[str, Any]
-    front: list[dict[str, Any]]
-    about: dict[str, Any]
-    left_out: dict[str, str] = field(repr=False, default_factory=dict)
-
-    @property
-    def supported(self) -> bool:
-        """Whether the evidence supports every target."""
-        return all(f.supported for f in self.findings)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return {
-            "plan": self.plan, "model": self.model, "family": self.family, "supported": self.supported,
-            "findings": [f.as_dict() | {"says": str(f)} for f in self.findings], "evidence": self.evidence,
-            "front": self.front, "about": self.about, "left_out": self.left_out,
-        }  # fmt: skip
-
-    def write(self, path: Path) -> None:
-        """Write the plan with its evidence as YAML, which every place that takes a plan reads. Raises InputError."""
-        part = path.with_name(path.name + ".part")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part.write_text(yaml_of(self.as_dict()), encoding="utf-8")
-            part.replace(path)
-        except OSError as error:
-            raise InputError(f"the plan cannot be written to {str(path)!r}: {error.strerror}") from error
 
 
 def tune(
@@ -122,8 +77,8 @@ def tune(
                              ("children", children, 1), ("rounds", rounds, 1)):  # fmt: skip
         if value < low:
             raise InputError(f"'{name}' must be at least {low}. Got {value}.")
-    if bad := [k for k in keeps if not 0 < k <= 1] or ([] if keeps else ["nothing"]):
-        raise InputError(f"'keeps' must be shares in (0, 1]. Got {bad[0]}.")
+    if not keeps or not all(0 < k <= 1 for k in keeps):
+        raise InputError(f"'keeps' must be shares in (0, 1]. Got {list(keeps)}.")
     found = questions(data, loaded, items + held_out, seed)
     if len(found) < 2:
         raise InputError(f"{str(data)!r} gives {len(found)} question; {_WRONG}")
@@ -172,7 +127,8 @@ class _Tuning:
         loaded = self.asker.loaded
         return Tuned(
             choice.plan, loaded.name, loaded.family, tuple(self.findings(choice.plan, self.items, rest)),
-            self.evidence(choice.plan, rest), [self.row(t) for t in front([*best, full])], about, self.left_out,
+            self.evidence(choice.plan, rest), [self.row(t) for t in front([*best, full])], self.row(full),
+            about, self.left_out,
         )  # fmt: skip
 
     # --- candidates ---------------------------------------------------------------------------------------------------
@@ -195,7 +151,7 @@ class _Tuning:
 
     def plans_of(self, cls: type[Any], keeps: Sequence[float]) -> list[str]:
         """One method at each share; where no option sets the share, those plans that come near one."""
-        if "keep" in spec.options(cls):
+        if "keep" in options(cls):
             return [str(cls(keep=float(k))) for k in keeps]
         if cls.stage == "cache":
             return [str(cls())]

@@ -27,5 +27,6 @@ def yaml_of(tuned: Mapping[str, Any]) -> str:
         "evidence": tuned["evidence"],
         "about": tuned["about"],
         "front": tuned["front"],
+        "full": tuned["full"],
     }
     return _HEAD + to_yaml(Plan.of(tuned["plan"])) + str(yaml.safe_dump(rest, sort_keys=False, width=120))
