@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -137,3 +138,28 @@ def test_a_run_goes_on_from_a_prefix(name: str) -> None:
     _, want = start(z.model, whole, plan)
     torch.testing.assert_close(got, want, atol=3e-5, rtol=0)
     assert run.seen == longer.shape[1]
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl"])
+@torch.no_grad()
+def test_a_run_from_a_prefix_joins_one_that_was_read(name: str) -> None:
+    z = make(name)
+    plan, ids = "random(keep=0.5)", z.inputs["input_ids"]
+    first, _ = start(z.model, z.inputs, plan)
+    longer = {"input_ids": torch.cat([ids, torch.tensor([[7, 8, 9]])], 1)}
+    longer["attention_mask"] = torch.ones_like(longer["input_ids"])
+    longer["mm_token_type_ids"] = torch.cat([z.inputs["mm_token_type_ids"], torch.zeros(1, 3, dtype=torch.int32)], 1)
+    other = make(name, seed=1).inputs
+    want = [alone(z.model, {**z.inputs, **longer}, plan), alone(z.model, other, plan)]
+    a, la = start(z.model, longer, plan, cache=snapshot(first.cache), delta=first.delta)
+    b, lb = start(z.model, other, plan)
+    for runs, logits, told in (((a, b), [la, lb], want), ((b, a), [lb, la], want[::-1])):
+        copies = [copy.copy(r) for r in runs]
+        for c in copies:
+            c._kwargs = {**c._kwargs, "past_key_values": snapshot(c.cache)}
+        joint = Joint(z.model, copies[0])
+        assert joint.takes(copies[1])
+        joint.add(copies[1])
+        with foveate.apply(z.model, plan):
+            got = joint.step([int(x.argmax()) for x in logits])
+        torch.testing.assert_close(got, torch.stack([w[1] for w in told]), atol=3e-5, rtol=0)

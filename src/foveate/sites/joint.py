@@ -148,7 +148,7 @@ class Joint:
         merged = dict(told[0])
         for name, dim in _ALONG.items():
             if isinstance(merged.get(name), Tensor):
-                merged[name] = torch.cat([t[name] for t in told], dim)
+                merged[name] = torch.cat(_alike([t[name] for t in told], self.runs), dim)
         merged.pop("attention_mask", None)
         merged["past_key_values"] = self.cache
         if (hidden := self._hidden()) is not None:
@@ -237,6 +237,19 @@ def nbytes(cache: Any) -> int:
 def compacted(cache: Any) -> Any:
     """The same cache on memory of its own, where its layers are views of a larger one."""
     return _cache([_compact(x) for x in cache.layers])
+
+
+def _alike(given: list[Tensor], runs: Sequence[Run]) -> list[Tensor]:
+    """Positions on as many axes: a run that goes on from a prefix is told one for all, the others text and grid."""
+    if given[0].ndim < 3 or (axes := max(len(t) for t in given)) == min(len(t) for t in given):
+        return given
+    out = []
+    for t, run in zip(given, runs):
+        if len(t) == 1:
+            text = [torch.full_like(t, run.seen)] if axes == 4 else []
+            t = torch.cat([*text, t.expand(axes - len(text), -1, -1)])
+        out.append(t)
+    return out
 
 
 def _plain(layer: Any) -> bool:
