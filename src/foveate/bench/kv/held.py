@@ -97,7 +97,7 @@ def resident() -> int:
 def main() -> None:
     """What runs in the fresh process."""
     plan, tokens = sys.argv[1], int(sys.argv[2])
-    warm = fill.stored(SHAPE, plan, 512)  # code and buffers that any run loads
+    warm = fill.stored(SHAPE, plan, tokens, copies=1)  # code and buffers that any run loads
     del warm
     before = resident()
     cache = fill.stored(SHAPE, plan, tokens)

@@ -64,7 +64,8 @@ def rows(
 def chosen(tried: list[dict[str, Any]], model: Any) -> dict[str, str]:
     """Title of a map -> plan: the full cache, the best eviction, the smallest quantiser as good as any, both."""
     out = {"full": ""}
-    best = sorted((r for r in tried if r["kind"] == "evict"), key=lambda r: (-r["letters"], r["bytes"]))
+    small_enough = [r for r in tried if r["kind"] == "evict" and r["bytes"] <= 1.5 * KEEP]  # some have no such budget
+    best = sorted(small_enough, key=lambda r: (-r["letters"], r["bytes"]))
     packed = [r for r in tried if r["kind"] == "pack"]
     most = max((r["letters"] for r in packed), default=0.0)
     small = min((r for r in packed if r["letters"] >= most - 0.01), key=lambda r: float(r["bytes"]), default=None)
