@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+import foveate
 from foveate import method
 from foveate.decode._drafter import Draft, Drafter, Outcome, Turn
 from foveate.report import Report
@@ -23,7 +24,7 @@ def placed(model: Any, drafting: Any) -> Iterator[Report]:
     """The decode site alone, which drafts at every step whatever that costs."""
     with contextlib.ExitStack() as stack:
         report = Report()
-        place(model, drafting, stack, report, paced=False)
+        place(model, drafting, stack, report, paced=False, under=foveate.apply)
         yield report
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from foveate.bench.serve import made, soak_goals, throughput_goals
+from foveate.bench.clients import made
+from foveate.bench.serve import soak_goals, throughput_goals
 
 
 def rows(full: float, cut: float, clients: int = 8) -> list[dict[str, Any]]:

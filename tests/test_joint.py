@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 import foveate
-from foveate.sites.joint import Joint, Run, begin, nbytes, snapshot
+from foveate.sites.joint import Joint, Run, begin
+from foveate.sites.rows import nbytes, snapshot
 from foveate.stores.held import HeldLayer
 from foveate.testing import FAMILIES
 from site_kit import make

@@ -106,7 +106,7 @@ def _place(
         if watching or layers.taps:
             install(parts.decoder, watching, stack)
     for m in steps.at("decode"):
-        decode.place(parts.model, m, stack, report)
+        decode.place(parts.model, m, stack, report, under=apply)
 
 
 def _busy(parts: Anatomy) -> bool:

@@ -24,8 +24,9 @@ import torch
 
 from ..apply import apply, check
 from ..load import Loaded
-from ..sites.joint import Joint, compacted, nbytes
+from ..sites.joint import Joint
 from ..sites.model import anatomy
+from ..sites.rows import compacted, nbytes
 from ..spec import Plan
 from .answering import Answering
 from .metrics import Metrics

@@ -12,8 +12,9 @@ from torch import Tensor
 from ..apply import apply, check
 from ..choose import choose
 from ..load import Loaded
-from ..sites.joint import Run, begin, snapshot
+from ..sites.joint import Run, begin
 from ..sites.model import anatomy
+from ..sites.rows import snapshot
 from ..spec import Plan
 from .answering import Answering, sampling
 from .metrics import Metrics

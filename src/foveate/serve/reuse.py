@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UnsupportedCallError
-from ..sites.joint import nbytes, snapshot
+from ..sites.rows import nbytes, snapshot
 from ..spec import Plan
 from .task import Facts
 

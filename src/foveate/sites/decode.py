@@ -26,14 +26,21 @@ from .branches import Branches, obstacle
 from .judge import judge, scores_of
 from .model import anatomy
 from .pace import Pace
-from .second import find, reading
+from .second import Under, find, reading
 from .skim import Features, LayerLens, Skimming, leaving_out
 from .steps import Steps, check_rewinds
 from .tally import Tally
 from .transcript import Transcript
 
 
-def place(model: Any, method: Any, stack: contextlib.ExitStack, report: Report, paced: bool = True) -> None:
+def place(
+    model: Any,
+    method: Any,
+    stack: contextlib.ExitStack,
+    report: Report,
+    paced: bool = True,
+    under: Under | None = None,
+) -> None:
     """Let ``model.generate`` decode with the method's drafts until the stack is closed; fills ``report.decode``.
 
     paced: drafts that do not pay are switched off for a while (see :class:`foveate.sites.pace.Pace`).
@@ -58,7 +65,7 @@ def place(model: Any, method: Any, stack: contextlib.ExitStack, report: Report, 
         _refuse_arguments(method, given)
 
         def custom_loop(model: Any, input_ids: Tensor, **prepared: Any) -> Any:
-            return _decode(model, input_ids, prepared, method, second, given, tally, pace, branches)
+            return _decode(model, input_ids, prepared, method, (second, under), given, tally, pace, branches)
 
         return plain(**_with_stop_strings(given), custom_generate=custom_loop)
 
@@ -77,7 +84,7 @@ def _decode(
     ids: Tensor,
     prepared: dict[str, Any],
     method: Any,
-    second: Any,
+    helper: tuple[Any, Under | None],
     given: dict[str, Any],
     tally: Tally,
     pace: Pace,
@@ -85,7 +92,8 @@ def _decode(
 ) -> Any:
     """The decoding loop: draft, read the draft in one forward, keep what the target says too, step back, repeat.
 
-    ids (B, n). ``prepared``: what generate hands to a decoding loop; ``given``: what the user handed to generate.
+    ids (B, n). ``helper``: the second model or None, and what places its plan. ``prepared``: what generate hands to a
+    decoding loop; ``given``: what the user handed to generate.
     """
     processors, stopping = prepared.pop("logits_processor"), prepared.pop("stopping_criteria")
     config = prepared.pop("generation_config")
@@ -104,9 +112,9 @@ def _decode(
         features = Features(model, stack) if getattr(method, "features", False) else None
         read, draft, logits = ids[:, -1:], Draft(ids[:, :0]), target.prefill()[:, None]
         check_rewinds(model, target.cache)
-        reader = None
+        reader, (second, under) = None, helper
         if second is not None:
-            reader = reading(model, second, method, given, config, _alike(model, second), stack)
+            reader = reading(model, second, method, given, config, _alike(model, second), stack, under)
         chains = obstacle(branches, target.cache, target.positions) if getattr(method, "trees", False) else None
         tally.chains = chains
 

@@ -6,17 +6,15 @@ a step the caches lie in one, filled up on the left as a padded batch would be; 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
-from transformers.cache_utils import DynamicCache, DynamicLayer
+from transformers.cache_utils import DynamicLayer
 from transformers.utils import ModelOutput
 
-from ..stores.held import HeldLayer
+from .rows import cache_of, compact, joined, plain, row
 
 #: What a model is told of one new token, by the dimension of the batch counted from the end.
 _ALONG = {"input_ids": -2, "position_ids": -2, "token_type_ids": -2, "mm_token_type_ids": -2}
@@ -72,7 +70,7 @@ class Run:
     @property
     def plain(self) -> bool:
         """Whether its cache can be copied, cut and joined: nothing in it acts on its own while tokens are written."""
-        return all(_plain(x) for x in self.cache.layers)
+        return all(plain(x) for x in self.cache.layers)
 
     def scores(self, logits: Tensor) -> Tensor:
         """(V,) logits after the model's own rules (suppressed tokens, penalties) and those of sampling."""
@@ -107,7 +105,7 @@ class Joint:
     def takes(self, run: Run) -> bool:
         """Whether another run can join: same kinds of layers, none that acts on its own while tokens are written."""
         mine = self.cache.layers
-        if run.form != self.runs[0].form or not (run.plain and all(_plain(x) for x in mine)):
+        if run.form != self.runs[0].form or not (run.plain and all(plain(x) for x in mine)):
             return False
         return [(type(a), getattr(a, "window", None)) for a in mine] == [
             (type(b), getattr(b, "window", None)) for b in run.cache.layers
@@ -173,13 +171,13 @@ class Joint:
         if len(self.runs) == 1:
             return self.cache
         n = max(r.seen for r in self.runs)
-        return _cache([_row(x, i, self.runs[i].seen, n) for x in self.cache.layers])
+        return cache_of([row(x, i, self.runs[i].seen, n) for x in self.cache.layers])
 
     def _set(self, caches: Sequence[Any]) -> None:
         if len(caches) == 1:
-            self.cache = _cache([_compact(x) for x in caches[0].layers])
+            self.cache = cache_of([compact(x) for x in caches[0].layers])
         else:
-            self.cache = _cache([_joined(rows) for rows in zip(*(c.layers for c in caches))])
+            self.cache = cache_of([joined(rows) for rows in zip(*(c.layers for c in caches))])
         for run in self.runs:
             run.cache = self.cache
 
@@ -216,29 +214,6 @@ def _around(model: Any) -> Any:
     return getattr(model, "model", model)
 
 
-def snapshot(cache: Any, seen: int | None = None) -> Any:
-    """A cache with the same contents that may grow without changing this one; cut to the first ``seen`` tokens.
-
-    Raises:
-        UnsupportedCallError: what was cut off has pushed earlier tokens out of a sliding window.
-    """
-    out = _cache([copy.copy(x) for x in cache.layers])
-    if seen is not None and (gone := int(cache.get_seq_length()) - seen) > 0:
-        out.crop(-gone)
-    return out
-
-
-def nbytes(cache: Any) -> int:
-    """Bytes of the keys and values of a cache."""
-    tensors = [t for x in cache.layers for t in (getattr(x, "keys", None), getattr(x, "values", None))]
-    return sum(t.numel() * t.element_size() for t in tensors if isinstance(t, Tensor))
-
-
-def compacted(cache: Any) -> Any:
-    """The same cache on memory of its own, where its layers are views of a larger one."""
-    return _cache([_compact(x) for x in cache.layers])
-
-
 def _alike(given: list[Tensor], runs: Sequence[Run]) -> list[Tensor]:
     """Positions on as many axes: a run that goes on from a prefix is told one for all, the others text and grid."""
     if given[0].ndim < 3 or (axes := max(len(t) for t in given)) == min(len(t) for t in given):
@@ -250,72 +225,3 @@ def _alike(given: list[Tensor], runs: Sequence[Run]) -> list[Tensor]:
             t = torch.cat([*text, t.expand(axes - len(text), -1, -1)])
         out.append(t)
     return out
-
-
-def _plain(layer: Any) -> bool:
-    if type(layer) is DynamicLayer:
-        return True
-    # a layer with latest queries is one whose methods are asked again while tokens are written, row by row
-    return type(layer) is HeldLayer and layer.tally is None and layer.recent is None and not layer.record_past
-
-
-def _cache(layers: list[Any]) -> Any:
-    out = DynamicCache()
-    out.layer_class_to_replicate = None
-    out.layers = layers
-    return out
-
-
-def _compact(layer: Any) -> Any:
-    """On storages of its own, so that what it was a part of can be freed."""
-    out = copy.copy(layer)
-    for name in ("keys", "values"):
-        t = getattr(out, name, None)
-        if isinstance(t, Tensor) and t.untyped_storage().nbytes() > t.numel() * t.element_size():
-            setattr(out, name, t.clone(memory_format=torch.contiguous_format))
-    return out
-
-
-def _row(layer: Any, i: int, seen: int, n: int) -> Any:
-    """Row i of a joined layer, without what it was filled up with. seen: of n tokens, the row's own."""
-    keys, values = layer.keys[i : i + 1], layer.values[i : i + 1]
-    if type(layer) is DynamicLayer:
-        new: Any = DynamicLayer()
-        new.lazy_initialization(keys, values)
-        new.keys, new.values = keys[..., n - seen :, :], values[..., n - seen :, :]
-        return new
-    where = layer.where[i : i + 1]
-    held = int((where >= 0).any(1).sum())
-    cut = where.shape[-1] - held
-    new = HeldLayer(layer.window)
-    new.lazy_initialization(keys, values)
-    new.keys, new.values = keys[..., cut:, :], values[..., cut:, :]
-    new.where = where[..., cut:] - (n - seen)
-    new.seen, new.asked = seen, seen
-    new.gaps = layer.gaps
-    return new
-
-
-def _joined(rows: Sequence[Any]) -> Any:
-    """Layers of one row each -> one layer, filled up on the left."""
-    most = max(x.keys.shape[-2] for x in rows)
-    keys, values = (
-        torch.cat([pad(getattr(x, name), (0, 0, most - x.keys.shape[-2], 0)) for x in rows])
-        for name in ("keys", "values")
-    )
-    first = rows[0]
-    if type(first) is DynamicLayer:
-        new: Any = DynamicLayer()
-        new.lazy_initialization(keys, values)
-        new.keys, new.values = keys, values
-        return new
-    n, heads = max(x.seen for x in rows), max(x.where.shape[1] for x in rows)
-    # a position counts from the start of the filled-up row, as in a prompt padded on the left
-    moved = [pad(x.where.expand(-1, heads, -1) + (n - x.seen), (most - x.held, 0), value=-1) for x in rows]
-    new = HeldLayer(first.window)
-    new.lazy_initialization(keys, values)
-    new.keys, new.values, new.where = keys, values, torch.cat(moved)
-    new.seen = new.asked = n
-    new.padded = any(x.held != most or x.seen != n for x in rows)
-    new.gaps = any(x.gaps or x.held != most or x.seen != n for x in rows)
-    return new

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -16,6 +18,8 @@ from ..parts.trees import Tree
 from .branches import Branches
 from .steps import Steps, check_rewinds
 
+#: (model, plan) -> the block in which a model runs with a plan; sites do not know who makes it.
+Under = Callable[[Any, Any], AbstractContextManager[Any]]
 #: arguments of forward that belong to one model's run and are never handed from one model to another.
 _OWN = {"input_ids", "attention_mask", "position_ids", "past_key_values", "inputs_embeds", "use_cache", "labels"}
 
@@ -67,6 +71,7 @@ def reading(
     config: Any,
     images: bool,
     stack: contextlib.ExitStack,
+    under: Under | None = None,
 ) -> Reader:
     """A second model that has read the prompt of a call of another's ``generate``, or what its method leaves of it.
 
@@ -76,6 +81,7 @@ def reading(
         config: that call's resolved generation config.
         images: hand over pixels and grids too, not only the text.
         stack: open until the call ends.
+        under: places the plan that a method has for its second model.
     """
     ids = given["inputs"] if given.get("inputs") is not None else given.get("input_ids")
     if ids is None or ids.is_floating_point() or ids.shape[1] == 0:
@@ -96,13 +102,13 @@ def reading(
         ids, mask = _shortened(ids, keep)
     plan = getattr(method, "draft_plan", lambda: None)()
     if plan is not None:
-        from ..apply import apply  # the block a plan runs in is made of sites, this one among them
-
         if second is model:
             raise PlanError(
                 f"{method.name} shows its draft model fewer tokens; give it a model of its own, not the target"
             )
-        stack.enter_context(apply(second, plan))
+        if under is None:
+            raise PlanError(f"{method.name} shortens what its draft model sees: place it with foveate.apply")
+        stack.enter_context(under(second, plan))
     more = {"do_sample": bool(config.do_sample), "num_return_sequences": config.num_return_sequences, "num_beams": 1}
     # the class's generate: the instance's may be ours, when a model drafts for itself
     steps: Steps = type(second).generate(
