@@ -35,7 +35,7 @@ def _done(figure: Any, out: Path) -> list[Path]:
     import matplotlib.pyplot as plt
 
     figure.tight_layout()
-    figure.savefig(out, dpi=120)
+    figure.savefig(out, dpi=120, bbox_inches="tight")
     plt.close(figure)
     return [out]
 
@@ -119,7 +119,9 @@ def _speed(rows: Sequence[Row], out: Path) -> list[Path]:
         axis.set_xlabel("tokens of context", fontsize=9)
         axis.set_ylabel(label, fontsize=9)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].legend(frameon=False, fontsize=7)
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5)
+    )
     return _done(figure, out)
 
 
