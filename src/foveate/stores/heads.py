@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ..parts.longest import longest
 from .stream import Code, Coder
 
 
@@ -23,10 +24,7 @@ def directions(x: Tensor, group: int, rank: int) -> Tensor:
 
     The right singular vectors of all entries of a group, heads side by side, the strongest first.
     """
-    flat = grouped(x.float(), group)
-    _, vectors = torch.linalg.eigh(flat.mT @ flat)
-    best: Tensor = vectors[..., vectors.shape[-1] - rank :].flip(-1)
-    return best
+    return longest(grouped(x, group), rank)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ..parts.longest import longest
 from .packed import Grid, in_heads, narrow, side_by_side, small
 from .stream import Code, Coder
 
@@ -176,7 +177,4 @@ class Projected(Coder):
 
 def principal(x: Tensor, rank: int) -> Tensor:
     """x (B, g, t, d) -> (B, g d, rank): the directions, over all heads together, along which its tokens are longest."""
-    flat = side_by_side(x.float())
-    _, vectors = torch.linalg.eigh(flat.mT @ flat)
-    best: Tensor = vectors[..., vectors.shape[-1] - rank :].flip(-1)
-    return best
+    return longest(side_by_side(x), rank)
