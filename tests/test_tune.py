@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,9 +40,12 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_command_writes_a_plan_with_its_evidence(own: Path, tmp_path: Path) -> None:
+def test_the_command_writes_a_plan_with_its_evidence(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "plan.yaml"
     call = ["tune", "tiny", str(own), "--target", "kv<=0.9*full", "--out", str(file), *SMALL]
+    monkeypatch.setattr(sys, "argv", ["foveate", *call])
     first = CliRunner().invoke(app, [*call, "--json"])
     assert first.exit_code == 0, first.output
     told, written = json.loads(first.stdout), yaml.safe_load(file.read_text())
@@ -54,7 +58,7 @@ def test_the_command_writes_a_plan_with_its_evidence(own: Path, tmp_path: Path) 
     assert seen["low"] <= seen["accuracy"] <= seen["high"]
     assert seen["loss_low"] <= seen["loss"] <= seen["loss_high"]
     assert seen["cost"]["kv"] <= 0.9
-    assert written["about"]["command"].startswith("foveate ")
+    assert written["about"]["command"].startswith("foveate tune tiny ")
     assert {"seed", "items", "held_out", "machine", "foveate", "weights", "plans_tried"} <= set(written["about"])
     assert written["full"]["plan"] == "none"
     assert written["full"]["kv"] == 1
