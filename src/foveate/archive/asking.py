@@ -68,7 +68,7 @@ def ask_store(
     loaded = model if isinstance(model, Loaded) else load(default_model() if model is None else model)
     chosen = _chosen(archive, there, loaded, plan, question)
     picked = _picked(archive, chosen, loaded, question, budget, by)
-    whole = plan_of((chosen[0].recipe.plan or "none") if plan is None else plan)
+    whole = plan_of((chosen[0].recipe.plan or "none") if plan is None else plan, family=loaded.family)
     late = split(whole, known=chosen[0].recipe.question is not None)[1]
     names = _labels(chosen)
     parts, told = [], []
@@ -113,10 +113,11 @@ def _chosen(archive: Archive, there: list[Video], loaded: Loaded, plan: Any, que
         asked = sorted({str(v.recipe.question) for v in own})
         raise InputError(f"these videos were indexed for other questions only: {'; '.join(asked[:4])}")
     if plan is not None:
-        free = [v for v in free if v.recipe.first == _first(plan_of(plan), v.recipe)]
+        steps = plan_of(plan, family=loaded.family)
+        free = [v for v in free if v.recipe.first == _first(steps, v.recipe)]
         if not free:
             plans = sorted({v.recipe.plan or "none" for v in own})
-            raise InputError(f"nothing was indexed with the plan {str(plan_of(plan))!r}; there is {'; '.join(plans)}")
+            raise InputError(f"nothing was indexed with the plan {str(steps)!r}; there is {'; '.join(plans)}")
     ways = {(v.recipe.first, v.recipe.question, "" if plan is not None else v.recipe.plan) for v in free}
     if len(ways) > 1:
         plans = sorted({v.recipe.plan or "none" for v in free})

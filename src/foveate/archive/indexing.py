@@ -87,9 +87,10 @@ class Encoder:
         """
         if not (fps > 0 and math.isfinite(fps)) or clip < 1:
             raise InputError(f"'fps' must be above 0 and 'clip' at least 1. Got {fps} and {clip}.")
-        steps = plan_of(plan)
-        first, _ = split(steps, known=question is not None)
+        plan_of(plan)  # what cannot be read is refused before a model is loaded
         loaded = model if isinstance(model, Loaded) else load(model)
+        steps = plan_of(plan, family=loaded.family)
+        first, _ = split(steps, known=question is not None)
         return cls(loaded, Recipe.of(model_hash(loaded), steps, fps, clip, question), first)
 
     def clips(self, video: Video, progress: Progress | None = None) -> Iterator[tuple[int, Seen]]:

@@ -5,20 +5,18 @@ from __future__ import annotations
 import argparse
 import asyncio
 import base64
-import os
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, MissingExtraError
+from .process import resident
 
 TASKS = {"image": ("attribute", "counting", "position"), "video": ("needle", "order"), "text": ("copy",)}
-PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True)
@@ -61,8 +59,7 @@ class Process:
     @property
     def nbytes(self) -> int:
         """Main memory that the process holds."""
-        pages = Path(f"/proc/{self._run.pid}/statm").read_text(encoding="ascii").split()[1]
-        return int(pages) * PAGE
+        return resident(self._run.pid)
 
 
 class Client:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import time
 from pathlib import Path
 from statistics import median
@@ -15,13 +14,12 @@ import torch
 from .. import spec
 from ..apply import apply
 from ..drawing import slots
-from ..errors import FoveateError
 from ..lab.tasks import Item
 from ..load import Loaded
 from ..prompt import Prompt
 from ..spec import Plan
 from . import exam, plans
-from .kept_lines import Lines
+from .kept_lines import Lines, in_a_line
 from .paired import mean
 from .shelf import Shelf
 from .topic import Topic
@@ -108,34 +106,21 @@ class Desk:
 
     def run(self, method: str, keeps: tuple[float, ...]) -> dict[str, Any]:
         """All plans of a method: {"plans": {plan: share wanted, or None}, "seconds": s, "why": None or what failed}."""
-        begun, out = time.perf_counter(), dict[str, float | None]()
+        begun = time.perf_counter()
         try:
             cls = spec.get(method)
-            made = {k: plans.plan_for(cls, k, self.visual, lambda m: self.kept(str(m))) for k in keeps}
-            shares = {str(m): self.kept(str(m)) for m in made.values()}
-            out |= plans.files(made, shares)
-            if not out:  # nothing lands near a share: as it is by default
-                out[str(cls())] = None
+            out = plans.at_shares(cls, keeps, self.visual, self.kept)
             for plan in out:
                 self.sheet(plan)
-        except FoveateError as error:
-            return {"plans": {}, "seconds": 0.0, "why": " ".join(str(error).split())}
         except Exception as error:  # a fault in one method must not end the study; it is named in the results
-            return {"plans": {}, "seconds": 0.0, "why": f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]}
+            return {"plans": {}, "seconds": 0.0, "why": in_a_line(error)}
         return {"plans": out, "seconds": time.perf_counter() - begun, "why": None}
 
     # --- how it is done -----------------------------------------------------------------------------------------------
 
-    def _key(self, kind: str, plan: str) -> str:
-        own = [self.marks[m.name] for m in Plan.of(_text(plan))]
-        parts = [kind, *self.about, plan, self.marks[""], *own]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
-
     def _once(self, kind: str, plan: str, make: Any) -> Any:
-        key = self._key(kind, plan)
-        if self.lines.get(key) is None:
-            self.lines.put(key, make())
-        return self.lines.get(key)
+        own = [self.marks[m.name] for m in Plan.of(_text(plan))]
+        return self.lines.once([kind, *self.about, plan, self.marks[""], *own], make)
 
     def _sheet(self, plan: str) -> dict[str, Any]:
         begun = time.perf_counter()

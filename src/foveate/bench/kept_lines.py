@@ -2,29 +2,46 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..errors import FoveateError
+
+
+def in_a_line(error: Exception) -> str:
+    """Why something could not be measured; faults that are not told to users come with their kind, cut off."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, FoveateError) else f"{type(error).__name__}: {text}"[:300]
+
 
 class Lines:
-    """A folder of results by key."""
+    """A folder of results by key; without a folder they are remembered, and not on disk."""
 
-    def __init__(self, folder: Path, stem: str) -> None:
+    def __init__(self, folder: Path | None, stem: str) -> None:
         self.folder, self.stem = folder, stem
         self.found: dict[str, Any] = {}
         self.read()
 
     def read(self) -> None:
         """Take in what all processes wrote; a last line that was cut off is passed over."""
-        for path in sorted(self.folder.glob(f"{self.stem}-*.jsonl")):
+        for path in sorted(self.folder.glob(f"{self.stem}-*.jsonl")) if self.folder is not None else []:
             for line in path.read_text(encoding="utf-8").splitlines():
                 try:
                     entry = json.loads(line)
                     self.found[entry["key"]] = entry["value"]
                 except (ValueError, KeyError, TypeError):
                     continue
+
+    def once(self, parts: list[Any], make: Callable[[], Any]) -> Any:
+        """What ``make`` gave the first time for these parts, which are all it depends on, as JSON can say them."""
+        key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
+        if self.get(key) is None:
+            self.put(key, make())
+        return self.get(key)
 
     def get(self, key: str) -> Any:
         """What was put under a key, or None."""
@@ -33,6 +50,8 @@ class Lines:
     def put(self, key: str, value: Any) -> None:
         """Keep a result; it is on disk when this returns."""
         self.found[key] = value
+        if self.folder is None:
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{self.stem}-{os.getpid()}.jsonl"
         with path.open("a", encoding="utf-8") as out:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..method import Many, Range, options
@@ -108,3 +108,13 @@ def files(found: Mapping[float, Any], shares: Mapping[str, float]) -> dict[str, 
         if text not in out or abs(math.log(left / keep)) < abs(math.log(left / out[text])):
             out[text] = keep
     return out
+
+
+def at_shares(cls: type[Any], keeps: Sequence[float], n: int, kept: Callable[[str], float]) -> dict[str, float | None]:
+    """A method's plans for some shares of ``n`` visual tokens: plan as text -> share wanted.
+
+    Where none lands near a share it is the method as it is by default, with None. kept: as :data:`Kept`, of a text.
+    """
+    made = {k: plan_for(cls, k, n, lambda m: kept(str(m))) for k in keeps}
+    found: dict[str, float | None] = {**files(made, {str(m): kept(str(m)) for m in made.values()})}
+    return found or {str(cls()): None}

@@ -20,6 +20,7 @@ from ..lab.tasks import Item, generate, score
 from ..load import Loaded, load
 from ..stream import Stream
 from . import results
+from .process import resident
 
 TASK = "needle"
 LONGEST = 8  # new tokens of an answer
@@ -66,7 +67,7 @@ def run(
             alone[minute] = (_words(item), only.ask(item.question, max_new_tokens=LONGEST).text)
         live.push(list(item.media), [60.0 * minute + i / fps for i in range(frames)])
         gc.collect()
-        rows.append({"minute": minute, "rss": rss(), "memory": live.nbytes, "tokens": live.tokens})
+        rows.append({"minute": minute, "rss": resident(), "memory": live.nbytes, "tokens": live.tokens})
     pushed = time.perf_counter() - began
     for minute, (item, said) in alone.items():
         span = (60.0 * minute, 60.0 * (minute + 1))
@@ -83,12 +84,6 @@ def run(
 def _words(item: Item) -> Item:
     """The item without its frames."""
     return replace(item, media=(), messages=[], source=None)
-
-
-def rss() -> int:
-    """Bytes of main memory that this process holds now."""
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * 4096
 
 
 def goals(rows: Sequence[dict[str, Any]], told: dict[str, Any]) -> list[dict[str, Any]]:

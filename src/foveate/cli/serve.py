@@ -16,7 +16,7 @@ def serve(
     model: Annotated[str, typer.Argument(help="Built-in name, folder or hub id.")],
     plan: Annotated[
         str | None,
-        typer.Option(help="Plan of requests that name none; text, a .yaml file, or 'none'. Default: foveal."),
+        typer.Option(help="Plan of requests that name none; text, a .yaml file, 'auto' or 'none'. Default: foveal."),
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 is everyone's.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen at.")] = 8000,

@@ -8,12 +8,13 @@ from typing import Any, cast
 
 from ..errors import InputError
 from .base import Builder, Prompt, Visual, render
-from .chat import Conversation, Item, Messages, Progress, read
+from .chat import Awaited, Conversation, Item, Messages, Progress, read
 from .hf import ProcessorBuilder, TextBuilder, image_processor, load_processor
 from .pixels import PatchRule, patchify, video_patches
 from .qwen import FAMILIES, QwenBuilder, rule_of
 
 __all__ = [
+    "Awaited",
     "Builder",
     "Conversation",
     "Item",

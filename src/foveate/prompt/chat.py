@@ -12,7 +12,7 @@ import numpy as np
 from PIL.Image import Image
 
 from ..errors import InputError, MediaError
-from ..video import Limits, open_image, open_video
+from ..video import Limits, Video, open_image, open_video
 from ..video.limits import DEFAULT
 
 Messages = Sequence[Mapping[str, Any]]
@@ -21,20 +21,39 @@ Progress = Callable[[str, int, int | None], None]
 
 
 @dataclass(frozen=True)
+class Awaited:
+    """Frames of an open video that are decoded later, while others are encoded (:mod:`foveate.overlap`).
+
+    Attributes:
+        video: the open file. numbers: of the frames that are meant, ascending.
+    """
+
+    video: Video
+    numbers: tuple[int, ...]
+
+    @property
+    def times(self) -> tuple[float, ...]:
+        """Seconds of each frame."""
+        return tuple(float(self.video.times[n]) for n in self.numbers)
+
+
+@dataclass(frozen=True)
 class Item:
     """One image or video of a conversation.
 
     Attributes:
         kind: "image" or "video".
-        frames: RGB images; one for an image.
+        frames: RGB images; one for an image, none yet for a video that is awaited.
         times: seconds of each frame from the start of the video; empty for an image.
         name: how messages call it.
+        awaited: where the frames will come from, or None when they are here.
     """
 
     kind: str
     frames: tuple[Image, ...]
     times: tuple[float, ...] = ()
     name: str = "image"
+    awaited: Awaited | None = None
 
     @property
     def step(self) -> float:
@@ -134,6 +153,8 @@ def _video(
     limits: Limits,
 ) -> Item:
     name = f"video {index}"
+    if isinstance(value, Awaited):
+        return Item("video", (), value.times, value.video.path.name, value)
     if isinstance(value, (str, Path)):
         path = _path(value)
         name = path.name

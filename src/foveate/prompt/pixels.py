@@ -70,6 +70,12 @@ class PatchRule:
         return _fit(height, width, self.factor, self.low, budget, frames, rounded)
 
 
+    def grid(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
+        """(t, h, w) in patches of ``frames`` frames of that size."""
+        tall, wide = self.size(frames, height, width)
+        return -(-frames // self.temporal), tall // self.patch, wide // self.patch
+
+
 def _fit(
     height: int, width: int, factor: int, low: float, high: float, frames: int = 1, rounded: int = 1
 ) -> tuple[int, int]:
@@ -100,18 +106,23 @@ def patchify(video: Tensor, rule: PatchRule) -> tuple[Tensor, tuple[int, int, in
     return cut.reshape(t * h * w, -1), (t, h, w)
 
 
-def video_patches(frames: Sequence[Image], rule: PatchRule) -> tuple[Tensor, tuple[int, int, int]]:
-    """RGB frames of one size -> (patches, grid in patches) as in :func:`patchify`."""
+def video_patches(
+    frames: Sequence[Image], rule: PatchRule, of: int | None = None
+) -> tuple[Tensor, tuple[int, int, int]]:
+    """RGB frames of one size -> (patches, grid in patches) as in :func:`patchify`.
+
+    of: frames of the whole video, where these are only a part of it; its length decides how large frames may be.
+    """
     same_size(frames)
-    check_aspect(frames[0], "a video")
-    size = rule.size(len(frames), frames[0].height, frames[0].width)
+    check_aspect(frames[0].size, "a video")
+    size = rule.size(len(frames) if of is None else of, frames[0].height, frames[0].width)
     return patchify(torch.from_numpy(np.stack([normalised(f, size, rule.mean, rule.std) for f in frames])), rule)
 
 
-def check_aspect(image: Image, name: str) -> None:
-    """Raises MediaError for a picture so narrow that the Qwen towers refuse it."""
-    if max(image.size) > MAX_ASPECT * min(image.size):
-        size = f"{image.width}x{image.height}"
+def check_aspect(shape: tuple[int, int], name: str) -> None:
+    """Raises MediaError for a picture of (width, height) so narrow that the Qwen towers refuse it."""
+    if max(shape) > MAX_ASPECT * min(shape):
+        size = f"{shape[0]}x{shape[1]}"
         raise MediaError(f"{name}: is {size} pixels; no side may be over {MAX_ASPECT} times the other")
 
 

@@ -49,8 +49,8 @@ class QwenBuilder:
         """Conversations -> a left-padded batch; rows may hold different numbers of images and videos, or none.
 
         Inputs: input_ids, attention_mask and mm_token_type_ids (0 text, 1 image, 2 video), all (B, n); with images,
-        pixel_values (patches, P) and image_grid_thw (images, 3); with videos, pixel_values_videos, video_grid_thw and
-        (Qwen2.5-VL) second_per_grid_ts (videos,) in seconds.
+        pixel_values (patches, P) and image_grid_thw (images, 3); with videos, pixel_values_videos (unless their frames
+        are awaited), video_grid_thw and (Qwen2.5-VL) second_per_grid_ts (videos,) in seconds.
         """
         data = self._stills([i for c in conversations for i in c.items if i.kind == "image"])
         data |= self._videos([i for c in conversations for i in c.items if i.kind == "video"])
@@ -135,16 +135,25 @@ class QwenBuilder:
         if not items:
             return {}
         for i in items:
-            check_aspect(i.frames[0], i.name)
+            check_aspect(i.frames[0].size, i.name)
         out = self.image_processor(images=[i.frames[0] for i in items], return_tensors="pt")
         return {"pixel_values": out["pixel_values"], "image_grid_thw": out["image_grid_thw"]}
 
     def _videos(self, items: Sequence[Item]) -> dict[str, Tensor]:
         if not items:
             return {}
-        cut = [video_patches(i.frames, self.rule) for i in items]
-        patches, grids = torch.cat([c[0] for c in cut]), torch.tensor([c[1] for c in cut])
-        data = {"pixel_values_videos": patches, "video_grid_thw": grids}
+        coming = [i.awaited for i in items if i.awaited is not None]
+        if coming and len(coming) < len(items):
+            raise InputError("either all videos of a prompt are decoded while it is encoded, or none")
+        if coming:
+            for a in coming:
+                check_aspect((a.video.width, a.video.height), a.video.path.name)
+            shapes = [self.rule.grid(len(a.numbers), a.video.height, a.video.width) for a in coming]
+            data = {"video_grid_thw": torch.tensor(shapes)}
+        else:
+            cut = [video_patches(i.frames, self.rule) for i in items]
+            patches, grids = torch.cat([c[0] for c in cut]), torch.tensor([c[1] for c in cut])
+            data = {"pixel_values_videos": patches, "video_grid_thw": grids}
         if self.family == "qwen2_5_vl":
             data["second_per_grid_ts"] = torch.tensor([i.step * self.rule.temporal for i in items])
         return data

@@ -177,7 +177,8 @@ def create_app(
 
     Args:
         model: what :func:`foveate.load` takes or gave. Nothing else may use it while the server runs.
-        plan: of requests that name none, as for :func:`foveate.ask`; None is foveal, "none" the full model.
+        plan: of requests that name none, as for :func:`foveate.ask`; None is foveal, "none" the full model, "auto" the
+            plan of the model's family.
         settings: limits. name: what clients call the model. opener: of media; another one is for tests.
 
     ``app.state.server`` is the :class:`Server` behind it.
@@ -188,7 +189,7 @@ def create_app(
     """
     settings = settings or Settings()
     loaded = model if isinstance(model, Loaded) else load(model)
-    server = Server(loaded, plan_of(plan, loaded.vision), settings, name, opener)
+    server = Server(loaded, plan_of(plan, loaded.vision, loaded.family), settings, name, opener)
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
+from ..ask import plan_of
 from ..load import Loaded
 from ..spec import Plan
 from .asked import Chat, Message, Text, VideoPart
@@ -28,6 +29,7 @@ class Preparer:
 
     def __init__(self, loaded: Loaded, engine: Engine, plan: Plan, settings: Settings, opener: Opener) -> None:
         self.loaded, self.engine, self.plan, self.settings, self.opener = loaded, engine, plan, settings, opener
+        self.auto = plan_of("auto", loaded.vision, loaded.family)
         specials = getattr(loaded.builder.tokenizer, "all_special_tokens", None) or []
         self._special = [str(t) for t in specials]
         self._building = threading.Lock()  # tokenizers and image processors are not made for several threads
@@ -42,7 +44,8 @@ class Preparer:
             raise bad(f"'{field}' asks for something that this server does not do.", field, "unsupported")
         wishes = chat.foveate
         told = wishes.plan if wishes is not None else None
-        plan = client_plan(told, wishes.keep if wishes is not None else None, self.plan, self.settings.plans)
+        keep = wishes.keep if wishes is not None else None
+        plan = client_plan(told, keep, self.plan, self.settings.plans, self.auto)
         frames = (wishes.frames if wishes is not None else None) or self.settings.frames
         if frames > self.settings.most_frames:
             raise bad(f"'foveate.frames' is at most {self.settings.most_frames} here.", "foveate.frames")

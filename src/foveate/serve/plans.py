@@ -7,29 +7,38 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import OptionError, PlanError
+from ..families import AUTO
 from ..method import OneOf, options
 from ..spec import Plan, get, make, parse
 from .problems import bad
 
 LONGEST, MOST = 1000, 8  # characters of a plan, and methods in it
+_NONE = Plan.of("")
 _SEEN_BY = ("inputs", "layers", "encoder", "media", "cache")  # whose 'keep' a request means, the first that has one
 
 
-def client_plan(text: str | None, keep: float | int | None, own: Plan, allowed: tuple[str, ...] | None = None) -> Plan:
+def client_plan(
+    text: str | None,
+    keep: float | int | None,
+    own: Plan,
+    allowed: tuple[str, ...] | None = None,
+    auto: Plan = _NONE,
+) -> Plan:
     """The plan that a request asks for.
 
     Args:
-        text: the plan, "none" for the full model, or None for the server's ``own``.
+        text: the plan, "none" for the full model, "auto" for ``auto``, or None for the server's ``own``.
         keep: share or count for the first method that keeps visual tokens, or None.
         allowed: if given, the texts of the plans that may be asked for besides the server's own.
+        auto: the plan of the model's family.
 
     Raises:
         PlanError: it cannot be read, names no known method, or gives an option a value that it cannot have or that
             is a file of the server.
         Problem: it is not allowed here, or nothing in it takes ``keep``.
     """
-    plan = own if text is None else _read(text)
-    if allowed is not None and str(plan) not in {str(_read(a)) for a in allowed} | {str(own)}:
+    plan = own if text is None else _read(text, auto)
+    if allowed is not None and str(plan) not in {str(_read(a, auto)) for a in allowed} | {str(own)}:
         raise bad("This server answers with its own plans only.", "foveate.plan", "plan_not_allowed")
     return plan if keep is None else with_keep(plan, keep)
 
@@ -49,9 +58,11 @@ def with_keep(plan: Plan, keep: float | int) -> Plan:
     raise bad("No method of the plan takes 'keep'.", "foveate.keep", "invalid_plan")
 
 
-def _read(text: str) -> Plan:
+def _read(text: str, auto: Plan) -> Plan:
     if text.strip().lower() in ("", "none"):
-        return Plan.of("")
+        return _NONE
+    if text.strip().lower() == AUTO:
+        return auto
     if len(text) > LONGEST:
         raise PlanError(f"a plan is at most {LONGEST} characters long")
     try:

@@ -65,7 +65,7 @@ class Stream:
         if not 0 <= recent <= 1:
             raise InputError(f"'recent' is a share of the cap, from 0 to 1. Got {recent}.")
         self.loaded = model if isinstance(model, Loaded) else load(model)
-        self.plan = plan_of(plan)
+        self.plan = plan_of(plan, family=self.loaded.family)
         self.first, self.late = split(self.plan)
         how = Plan.of(merge)
         if len(how) != 1:

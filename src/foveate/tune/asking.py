@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,11 +61,10 @@ class Asker:
         if not questions or batch < 1:
             raise InputError(f"there must be a question, and 'batch' at least 1. Got {len(questions)} and {batch}.")
         self.loaded, self.questions, self.batch, self.most = loaded, questions, batch, max_new_tokens
-        self.lines = Lines(folder, "tune") if folder is not None else None
+        self.lines = Lines(folder, "tune")
         self.marks = marked()
         self.marks[""] += sources("tune/asking.py", "tune/questions.py", "lab/tasks")
         self.about = [loaded.name, weights(loaded) if folder is not None else "", batch, max_new_tokens]
-        self.found: dict[str, Any] = {}
         self.asked = 0  # answers that were not known before
 
     # --- answers ------------------------------------------------------------------------------------------------------
@@ -192,12 +189,4 @@ class Asker:
     def _once(self, kind: str, plan: str, what: Sequence[str], make: Any) -> Any:
         own = [self.marks.get(m.name, "") for m in Plan.of(plan)]
         parts = [kind, *self.about, plan, list(what), self.marks[""], *own]
-        key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
-        if key not in self.found:
-            kept = self.lines.get(key) if self.lines is not None else None
-            if kept is None:
-                kept = make()
-                if self.lines is not None:
-                    self.lines.put(key, kept)
-            self.found[key] = kept
-        return self.found[key]
+        return self.lines.once(parts, make)

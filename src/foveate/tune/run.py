@@ -9,10 +9,11 @@ from typing import Any
 
 from .. import __version__, spec
 from ..bench import plans
+from ..bench.kept_lines import in_a_line
 from ..bench.paired import difference, named, rounded, share
 from ..bench.results import machine
 from ..bench.study import LEFT_OUT
-from ..errors import FoveateError, InputError
+from ..errors import InputError
 from ..lab.evaluate import wilson
 from ..lab.tasks.seeds import known
 from ..load import Loaded
@@ -157,14 +158,11 @@ class _Tuning:
             return [str(cls())]
         prompt = self.asker.prompt(self.asker.questions[0])
         visual = max((len(v.where) for v in prompt.visuals), default=1)
-        made = {k: plans.plan_for(cls, k, visual, lambda m: self.asker.kept(str(m))) for k in keeps}
-        shares = {str(m): self.asker.kept(str(m)) for m in made.values()}
-        return list(plans.files(made, shares)) or [str(cls())]
+        return list(plans.at_shares(cls, keeps, visual, self.asker.kept))
 
     def _leave(self, plan: str, error: Exception) -> None:
-        why = " ".join(str(error).split())
         # a fault in one method must not end the search; it is named in what is written
-        self.left_out[plan] = (why if isinstance(error, FoveateError) else f"{type(error).__name__}: {why}")[:300]
+        self.left_out[plan] = in_a_line(error)[:300]
 
     # --- trials -------------------------------------------------------------------------------------------------------
 

@@ -137,9 +137,28 @@ class Video:
             InputError: neither n nor fps, or one that is not positive, or an unknown strategy, or an empty part.
             MediaError: a frame cannot be decoded; names the file and the time.
         """
+        return self._all(self.chosen(n, fps=fps, strategy=strategy, start=start, stop=stop), progress)
+
+    def chosen(
+        self,
+        n: int | None = None,
+        *,
+        fps: float | None = None,
+        strategy: Strategy = "uniform",
+        start: float = 0.0,
+        stop: float | None = None,
+    ) -> list[int]:
+        """Numbers of the frames that :meth:`sample` gives, ascending; nothing is decoded. Raises InputError as it."""
         part = self._part(start, stop)
-        numbers = sorted({self._number(t) for t in self._spread(n, fps, strategy, *part)})
-        return self._all(numbers, progress)
+        return sorted({self._number(t) for t in self._spread(n, fps, strategy, *part)})
+
+    def several(self, numbers: Sequence[int]) -> Iterator[Frame]:
+        """Frames of these numbers (distinct, ascending) one by one; later ones are decoded while this one is used.
+
+        Raises:
+            MediaError: a frame cannot be decoded; names the file and the time.
+        """
+        return self._frames(numbers)
 
     def stream(self, *, fps: float | None = None, start: float = 0.0, stop: float | None = None) -> Iterator[Frame]:
         """Frames in order, later ones decoded in other threads while the caller uses this one.

@@ -19,8 +19,10 @@ import torch
 
 from ... import spec
 from ...method import options
+from ..kept_lines import in_a_line
+from ..process import resident
 from . import fill, ladder
-from .once import Once, told
+from .once import Once
 
 #: The cache of the 0.5 B shape, of which as many layers are filled as a figure needs.
 SHAPE = fill.Shape(24, 14, 2, 64, torch.bfloat16)
@@ -45,7 +47,7 @@ def rows(tokens: int, long: int, only: tuple[str, ...], folder: Path) -> tuple[l
             try:
                 got = once.get(["held", tokens], plan, lambda: _held(plan, tokens))  # noqa: B023  (called at once)
             except Exception as error:  # one method's fault must not end the study; it is named in the results
-                left[plan] = told(error)
+                left[plan] = in_a_line(error)
                 break
             asked = SHAPE.nbytes(tokens) * keep / SHAPE.layers
             row = {"part": "bytes", "measure": "storages", "method": name, "plan": plan, "keep": keep, "tokens": tokens}
@@ -86,12 +88,12 @@ def _process(plan: str, tokens: int) -> dict[str, int]:
     return found
 
 
-def resident() -> int:
+def settled() -> int:
     """Bytes of the process that are in memory, after free ones were given back to the system."""
     gc.collect()
     with contextlib.suppress(OSError):  # another C library gives back by itself
         ctypes.CDLL("libc.so.6").malloc_trim(0)
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+    return resident()
 
 
 def main() -> None:
@@ -99,9 +101,9 @@ def main() -> None:
     plan, tokens = sys.argv[1], int(sys.argv[2])
     warm = fill.stored(SHAPE, plan, tokens, copies=1)  # code and buffers that any run loads
     del warm
-    before = resident()
+    before = settled()
     cache = fill.stored(SHAPE, plan, tokens)
-    grown = resident() - before
+    grown = settled() - before
     print(json.dumps({"grown": grown, "held": fill.held_bytes(cache)}))
 
 

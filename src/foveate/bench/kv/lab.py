@@ -20,10 +20,11 @@ from ...load import Loaded, load
 from .. import exam, study
 from ..desk import FULL, weights
 from ..held_to import SOLVED
+from ..kept_lines import in_a_line
 from ..paired import difference, mean, named, rounded, share
 from . import ladder
 from .fill import held_bytes
-from .once import Once, told
+from .once import Once
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def rows(
         try:
             answers = ask(plan)
         except Exception as error:  # one method's fault must not end the study; it is named in the results
-            left[plan] = told(error)
+            left[plan] = in_a_line(error)
             continue
         name = plan.split("(")[0] if " + " not in plan else plan
         out.append(_row(subject, kind, name, plan, keep, answers, tasks, ready, right))

@@ -13,9 +13,10 @@ import torch
 
 from ...apply import apply
 from ...errors import FoveateError
+from ..kept_lines import in_a_line
 from . import ladder, reader
 from .fill import held_bytes
-from .once import Once, told
+from .once import Once
 
 LENGTHS = (128, 256, 512, 1024)
 DEPTHS = tuple(k / 8 for k in range(9))
@@ -38,7 +39,7 @@ def rows(
         try:
             got = once.get(["needle", items], plan, lambda: _tried(model, plan, items))  # noqa: B023  (called at once)
         except Exception as error:  # one method's fault must not end the study; it is named in the results
-            left[plan] = told(error)
+            left[plan] = in_a_line(error)
             continue
         name = plan.split("(")[0] or "none"
         out.append({"part": "needle", "kind": kind, "method": name, "plan": plan, "keep": keep, "length": TRIED, **got})
@@ -54,7 +55,7 @@ def rows(
                 try:
                     got = once.get(key, fit, lambda: _cell(model, fit, n, depth, items))  # noqa: B023
                 except FoveateError as error:
-                    left[fit] = told(error)
+                    left[fit] = in_a_line(error)
                     continue
                 about = {"part": "needle", "kind": "map", "map": title, "plan": fit, "length": n, "depth": depth}
                 out.append({**about, "letters": got})

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ...errors import FoveateError
 from ...spec import Plan
 from .. import desk, exam
 from ..kept_lines import Lines
@@ -29,13 +26,4 @@ class Once:
         """What ``make`` gave for this; about: whatever else it depends on, as JSON can say it."""
         methods = [self.marks.get(m.name, "") for m in Plan.of(plan)]
         parts = [about, plan, self.marks[""], self.marks["study"], methods]
-        key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
-        if self.lines.get(key) is None:
-            self.lines.put(key, make())
-        return self.lines.get(key)
-
-
-def told(error: Exception) -> str:
-    """Why a plan could not be measured, in a line."""
-    text = " ".join(str(error).split())
-    return text if isinstance(error, FoveateError) else f"{type(error).__name__}: {text}"[:300]
+        return self.lines.once(parts, make)

@@ -16,8 +16,9 @@ import torch
 
 from ...apply import apply
 from .. import shapes
+from ..kept_lines import in_a_line
 from . import fill
-from .once import Once, told
+from .once import Once
 
 LENGTHS = (1024, 2048, 4096, 8192, 16384, 32768)
 #: What is timed: the store in words -> a plan that fills it.
@@ -69,7 +70,7 @@ def timed(made: Any, stores: dict[str, str], n: int, repeats: int) -> dict[str, 
         try:
             caches[store] = fill.stored(made, plan, n)
         except Exception as error:  # one store's fault must not end the study; it is named in the results
-            left[store] = told(error)
+            left[store] = in_a_line(error)
     full, held = fill.held_bytes(plain), {store: fill.held_bytes(cache) for store, cache in caches.items()}
     pairs: dict[str, list[tuple[float, float]]] = {store: [] for store in caches}
     for turn in range(repeats + 1):  # the first warms up: stores make room for tokens to come
@@ -81,7 +82,7 @@ def timed(made: Any, stores: dict[str, str], n: int, repeats: int) -> dict[str, 
                 with apply(made, stores[store]):
                     pairs[store] += [(base, _step(made, cache))] * (turn > 0)
             except Exception as error:
-                left[store] = told(error)
+                left[store] = in_a_line(error)
                 del caches[store]
     return {"stores": {s: _told(pairs[s], held[s] / full) for s in caches}, "left_out": left}
 

@@ -20,10 +20,11 @@ from torch.nn.functional import cross_entropy
 from ...apply import apply
 from ...load import load
 from ..desk import FULL, weights
+from ..kept_lines import in_a_line
 from ..paired import difference, mean, named, rounded
 from . import ladder
 from .fill import held_bytes
-from .once import Once, told
+from .once import Once
 
 #: Environment variables that name the folder of the model and a text file, where no option does.
 MODEL, TEXT = "FOVEATE_BENCH_LM", "FOVEATE_BENCH_TEXT"
@@ -75,7 +76,7 @@ def rows(
         try:
             got = get(plan)
         except Exception as error:  # one method's fault must not end the study; it is named in the results
-            left[plan] = told(error)
+            left[plan] = in_a_line(error)
             continue
         out.append(_row(kind, plan.split("(")[0] if " + " not in plan else plan, plan, keep, got, full))
         row = out[-1]
