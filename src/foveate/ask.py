@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import builtin, memory
+from . import builtin, memory, overlap
 from .errors import InputError, UnsupportedCallError
 from .families import AUTO, auto
 from .load import Loaded, load
@@ -126,6 +127,7 @@ def ask(
     limits: Limits = DEFAULT,
     seed: int = 0,
     progress: Progress | None = None,
+    ahead: bool = True,
 ) -> Answer:
     """Ask about images and videos.
 
@@ -145,6 +147,8 @@ def ask(
         limits: what is refused as too large; see :class:`foveate.video.Limits`.
         seed: of torch's generators while answering; they are put back afterwards. Decoding is greedy.
         progress: called with a step's name, how much is done and how much there is.
+        ahead: decode videos of more than :data:`foveate.overlap.INTERVAL` frames while they are encoded, where model
+            and plan allow it; see :mod:`foveate.overlap`.
 
     Raises:
         FoveateError: everything that can be wrong with the media, the question, the plan or the model; see
@@ -166,23 +170,33 @@ def ask(
     steps = plan_of(plan, bool(content), loaded.family)
     messages = [{"role": "user", "content": [*content, {"type": "text", "text": question}]}]
     chosen = Report()
-    with memory.explained("the prompt", _ADVICE):
-        if media_methods := steps.at("media"):
-            from .choose import choose
+    with ExitStack() as stack:
+        coming: overlap.Ahead | None = None
+        with memory.explained("the prompt", _ADVICE):
+            if media_methods := steps.at("media"):
+                from .choose import choose
 
-            messages = choose(loaded, messages, media_methods, frames, chosen, progress, decompose)
-        prompt = loaded.prompt(messages, frames, progress)
-    said = answer(
-        loaded,
-        prompt,
-        steps,
-        max_new_tokens=max_new_tokens,
-        guard=guard,
-        together=together,
-        chunk=chunk,
-        seed=seed,
-        progress=progress,
-    )
+                messages = choose(loaded, messages, media_methods, frames, chosen, progress, decompose)
+            if (
+                ahead
+                and frames > overlap.INTERVAL
+                and overlap.from_files(content)
+                and not overlap.hindered(loaded, steps)
+            ):
+                coming = stack.enter_context(overlap.opened(loaded, messages, frames, plan=steps, progress=progress))
+            prompt = loaded.prompt(messages, frames, progress) if coming is None else coming.prompt
+        said = answer(
+            loaded,
+            prompt,
+            steps,
+            max_new_tokens=max_new_tokens,
+            guard=guard,
+            together=together,
+            chunk=chunk,
+            seed=seed,
+            progress=progress,
+            ahead=coming,
+        )
     said.report.rows[:0] = chosen.rows
     return said
 
@@ -212,8 +226,13 @@ def answer(
     chunk: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    ahead: overlap.Ahead | None = None,
 ) -> Answer:
-    """Generate for a prompt of one row with a plan in place. Raises as :func:`ask` does."""
+    """Generate for a prompt of one row with a plan in place. Raises as :func:`ask` does.
+
+    ahead: what the prompt was made by, if its videos are still to be decoded; their encoding counts as part of
+        ``generate``, waiting for frames does not.
+    """
     from .apply import apply
 
     if len(prompt.text) != 1:
@@ -226,8 +245,12 @@ def answer(
         with apply(loaded.model, steps, guard=guard, together=together, chunk=chunk) as report:
             report.plan = str(plan)
             watch.begin()
+            inputs: dict[str, Any] = dict(prompt.inputs)
+            if ahead is not None:
+                inputs = ahead.inputs()
+                watch.start += ahead.waited
             out = loaded.model.generate(
-                **prompt.inputs,
+                **inputs,
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
                 num_beams=1,

@@ -45,6 +45,7 @@ def ask(
     max_pixels: Annotated[
         int | None, typer.Option(help="Refuse pictures and frames of more pixels than this; default 178,956,970.")
     ] = None,
+    ahead: Annotated[bool, typer.Option(help="Decode long videos while they are encoded.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")] = False,
     show: Annotated[Path | None, typer.Option(help="Write a picture of what was kept.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of torch's generators.")] = 0,
@@ -82,6 +83,7 @@ def ask(
             limits=Limits() if max_pixels is None else Limits(pixels=max_pixels),
             seed=seed,
             progress=progress,
+            ahead=ahead,
         )
         shown = answer.show(show) if show is not None else None
     if as_json:

@@ -69,7 +69,6 @@ class PatchRule:
         rounded = max(round(frames / self.temporal), 1) * self.temporal
         return _fit(height, width, self.factor, self.low, budget, frames, rounded)
 
-
     def grid(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
         """(t, h, w) in patches of ``frames`` frames of that size."""
         tall, wide = self.size(frames, height, width)
