@@ -177,26 +177,11 @@ def ask(
                 from .choose import choose
 
                 messages = choose(loaded, messages, media_methods, frames, chosen, progress, decompose)
-            if (
-                ahead
-                and frames > overlap.INTERVAL
-                and overlap.from_files(content)
-                and not overlap.hindered(loaded, steps)
-            ):
+            if ahead and overlap.worth(loaded, steps, content, frames):
                 coming = stack.enter_context(overlap.opened(loaded, messages, frames, plan=steps, progress=progress))
             prompt = loaded.prompt(messages, frames, progress) if coming is None else coming.prompt
-        said = answer(
-            loaded,
-            prompt,
-            steps,
-            max_new_tokens=max_new_tokens,
-            guard=guard,
-            together=together,
-            chunk=chunk,
-            seed=seed,
-            progress=progress,
-            ahead=coming,
-        )
+        more: dict[str, Any] = {"guard": guard, "together": together, "chunk": chunk, "seed": seed, "ahead": coming}
+        said = answer(loaded, prompt, steps, max_new_tokens=max_new_tokens, progress=progress, **more)
     said.report.rows[:0] = chosen.rows
     return said
 

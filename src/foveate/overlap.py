@@ -147,10 +147,14 @@ def hindered(loaded: Loaded, steps: Plan) -> str:
     return ""
 
 
-def from_files(content: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether entries of a chat message hold videos, all of them files."""
+def worth(loaded: Loaded, steps: Plan, content: Sequence[Mapping[str, Any]], frames: int) -> bool:
+    """Whether ``ask`` overlaps: a plan and a model that allow it, and long videos, all of them files.
+
+    content: entries of a chat message. frames: sampled from each video.
+    """
     videos = [p.get("video") for p in content if p.get("type") == "video"]
-    return bool(videos) and all(isinstance(v, str | Path) for v in videos)
+    files = bool(videos) and all(isinstance(v, str | Path) for v in videos)
+    return files and frames > INTERVAL and not hindered(loaded, steps)
 
 
 @contextmanager
