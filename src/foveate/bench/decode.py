@@ -11,6 +11,7 @@ import contextlib
 import random
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from ..apply import apply
 from ..errors import InputError
 from ..load import Loaded, load
 from ..report import Report
+from .grown import grow
 from .results import goal, save
 
 #: What decodes, by name: a plan, or arguments of transformers' own generate. "{draft}" is the draft model's path.
@@ -108,6 +110,7 @@ def add(commands: Any) -> None:
     one.add_argument("--out", type=Path, default=Path("results/decode.json"))
     one.add_argument("--model", required=True, help="a folder, a hub id or a built-in model, as for foveate.load")
     one.add_argument("--draft", default=None, help="a draft model; without one, drafters that need it are left out")
+    one.add_argument("--grown", action="store_true", help="the same words at the cost of half a billion parameters")
     one.add_argument("--tasks", nargs="+", choices=["copy", "free", "image"], default=["copy", "free"])
     one.add_argument("--prompts", type=int, default=1000, help="of each task")
     one.add_argument("--new", type=int, default=64, help="tokens of each answer")
@@ -121,7 +124,7 @@ def main(args: argparse.Namespace) -> None:
     """Run the command."""
     rows = study(args)
     goals = [*judged(rows), *(_distribution(args.distribution, args.seed) if args.distribution else [])]
-    save(args.out, args.seed, rows, goals, model=args.model, draft=args.draft, new=args.new)
+    save(args.out, args.seed, rows, goals, model=args.model, grown=args.grown, draft=args.draft, new=args.new)
     for r in rows:
         print(
             f"{r['task']:6s} {r['store']:16s} {r['drafter']:28s} {r['tokens_per_s']:8.1f} tokens/s {r['speedup']:.2f}x "
@@ -133,6 +136,8 @@ def main(args: argparse.Namespace) -> None:
 def study(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Rows by task, cache plan and drafter."""
     loaded = load(args.model)
+    if args.grown:
+        loaded = replace(loaded, model=grow(loaded.model))
     if args.prompts < 1 or args.new < 2:
         raise InputError(f"'prompts' must be at least 1 and 'new' at least 2. Got {args.prompts} and {args.new}.")
     draft = None if args.draft is None else load(args.draft).model
