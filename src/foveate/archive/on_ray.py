@@ -7,16 +7,14 @@ not encoded, so a run that was stopped is taken up by running it again, and no f
 
 from __future__ import annotations
 
-import logging
-import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, MediaError, MissingExtraError
+from ..errors import InputError, MediaError
 from ..load import Loaded
+from ..on_ray import enough, imported, running
 from ..video import open_video
 from .indexing import Encoder, Indexed, failed, find, note
 from .recipe import Recipe, media_hash
@@ -85,14 +83,8 @@ def index_on_ray(
     Raises:
         MissingExtraError: Ray is not installed. FoveateError: as :func:`foveate.archive.index`.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise MissingExtraError("--ray needs Ray Data; install it with: pip install 'foveate[ray,store]'") from error
-    if workers < 1:
-        raise InputError(f"'workers' must be at least 1. Got {workers}.")
+    ray = imported("ray,store")
+    enough(workers)
     if isinstance(model, Loaded):
         raise InputError("every worker loads the model itself; give its name or folder")
     paths = find(videos)
@@ -100,7 +92,7 @@ def index_on_ray(
     known = {v.key: v for v in archive.videos()}
     name = str(Path(model).resolve()) if Path(model).is_dir() else str(model)
     Encoder.of(name, plan, fps, clip, question)  # what is wrong for all files is said here, not by every worker
-    with _quiet(ray):
+    with running(ray):
         data = ray.data.from_items([{"path": str(p.resolve())} for p in paths], override_num_blocks=len(paths))
         made = data.map_batches(
             Worker,
@@ -119,26 +111,6 @@ def index_on_ray(
     if any(d.state == "indexed" for d in out):
         archive.tidy()
     return out
-
-
-@contextmanager
-def _quiet(ray: Any) -> Iterator[None]:
-    """A running Ray, started here if there is none, whose progress bars and reports are off inside the block."""
-    mine = not ray.is_initialized()
-    log = logging.getLogger("ray.data")
-    level = log.level
-    if mine:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    context = ray.data.DataContext.get_current()
-    bars, context.enable_progress_bars = context.enable_progress_bars, False
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
-        context.enable_progress_bars = bars
-        if mine:
-            ray.shutdown()
 
 
 def _stored(row: dict[str, Any], archive: Archive, known: dict[str, Entry]) -> Indexed:

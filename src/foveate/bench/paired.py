@@ -33,6 +33,19 @@ def difference(first: Sequence[float], second: Sequence[float]) -> tuple[float, 
     return mean(gaps), max(-1.0, middle - half), min(1.0, middle + half)
 
 
+def mcnemar(first: Sequence[float], second: Sequence[float]) -> tuple[float, int, int]:
+    """McNemar's exact test of two plans on the same items: (p, items where first is better, where second is).
+
+    Two-sided: how likely so uneven a share of the items on which they differ is, if either side were as likely. For
+    scores between 0 and 1 it is the sign test. 1 where they never differ.
+    """
+    better = sum(a > b for a, b in zip(first, second, strict=True))
+    worse = sum(a < b for a, b in zip(first, second, strict=True))
+    n = better + worse
+    tail = sum(math.comb(n, k) for k in range(min(better, worse) + 1))
+    return min(1.0, 2 * tail / 2**n), better, worse
+
+
 def named(prefix: str, found: tuple[float, float, float]) -> dict[str, float]:
     """A difference as entries of a row: prefix, prefix_low, prefix_high."""
     return rounded(dict(zip((prefix, f"{prefix}_low", f"{prefix}_high"), found)))

@@ -43,15 +43,24 @@ def machine() -> dict[str, Any]:
 
 @functools.cache
 def commit() -> str:
-    """The commit that was checked out when first asked, with a plus sign when tracked files differed from it."""
+    """The commit of foveate's source when first asked, with a plus sign when tracked files differed from it.
+
+    "unknown" where foveate does not run from a checkout.
+    """
     try:
-        head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
-        dirty = subprocess.run(
-            ["git", "status", "--porcelain", "-uno", "src"], capture_output=True, text=True, check=True
-        )
+        _git(
+            "ls-files", "--error-unmatch", "__init__.py"
+        )  # an installed copy may lie inside another project's checkout
+        head, dirty = _git("rev-parse", "--short", "HEAD"), _git("status", "--porcelain", "-uno", ".")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")
+    return head + ("+" if dirty else "")
+
+
+def _git(*words: str) -> str:
+    """What git says about the folder of the package."""
+    root = Path(__file__).resolve().parents[1]
+    return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def save(path: Path, seed: int, rows: list[dict[str, Any]], goals: list[dict[str, Any]], **more: Any) -> None:

@@ -80,7 +80,7 @@ async def throughput(
     for level in args.levels:
         measured: dict[str, list[dict[str, Any]]] = {"none": [], args.plan: []}
         for plan in ("none", args.plan, args.plan, "none"):
-            measured[plan].append(await _measure(client, questions, plan, level, args.seconds / 2))
+            measured[plan].append(await measure(client, questions, plan, level, args.seconds / 2))
         for plan, found in measured.items():
             done, seconds = sum(f["answers"] for f in found), sum(f["seconds"] for f in found)
             rows.append(
@@ -101,7 +101,7 @@ async def throughput(
     return rows
 
 
-async def _measure(client: Client, questions: list[Question], plan: str, level: int, seconds: float) -> dict[str, Any]:
+async def measure(client: Client, questions: list[Question], plan: str, level: int, seconds: float) -> dict[str, Any]:
     """So many clients ask one question after the other; those on their way at the end are waited for and counted."""
     begun = time.monotonic()
     out: dict[str, Any] = {"answers": 0, "errors": 0, "tokens": 0, "first": []}

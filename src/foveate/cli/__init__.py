@@ -14,6 +14,7 @@ from .. import __version__
 from ..errors import FoveateError, OutOfMemoryError
 from ..memory import is_memory
 from .ask import ask
+from .bench import bench
 from .doctor import doctor
 from .index import index
 from .lab import lab
@@ -56,6 +57,7 @@ app.command()(index)
 app.command()(stream)
 app.command()(serve)
 app.command()(tune)
+app.command()(bench)
 app.command()(methods)
 app.command()(doctor)
 app.add_typer(lab, name="lab")

@@ -29,6 +29,7 @@ class Question:
         task: of the lab, whose rule judges the answer; empty for your own data.
         match: of your own data: the answer as a whole, or somewhere in what is said.
         mark: what tells it from others, for results that are kept.
+        item: of the lab, which knows where the answer can be seen; None for your own data.
     """
 
     messages: list[dict[str, Any]] = field(repr=False)
@@ -36,6 +37,7 @@ class Question:
     task: str = ""
     match: str = "exact"
     mark: str = ""
+    item: Item | None = field(default=None, repr=False, compare=False)
 
     def score(self, said: str) -> float:
         """How right an answer is, 0 to 1. Of your own data, case, punctuation and spaces do not count."""
@@ -65,7 +67,7 @@ def questions(data: str | Path, loaded: Loaded, n: int, seed: int) -> list[Quest
     """
     path = Path(data)
     if path.is_dir() or path.suffix == ".jsonl":
-        return _own(path, n, seed)
+        return own(path, n, seed)
     names = tasks_for(loaded) if str(data) == "lab" else [t.strip() for t in str(data).split(",") if t.strip()]
     if not names or "/" in str(data):
         raise InputError(
@@ -75,14 +77,20 @@ def questions(data: str | Path, loaded: Loaded, n: int, seed: int) -> list[Quest
         known("task", name, TASKS)
     found = [generate(name, seed, -(-n // len(names))) for name in names]
     mixed = [item for row in zip(*found) for item in row][:n]
-    return [_asked(item, seed, i) for i, item in enumerate(mixed)]
+    return [asked(item, seed, i) for i, item in enumerate(mixed)]
 
 
-def _asked(item: Item, seed: int, i: int) -> Question:
-    return Question(item.messages, (item.answer,), item.turns[-1].task, mark=f"lab/{item.task}/{seed}/{i}")
+def asked(item: Item, seed: int, i: int) -> Question:
+    """Item ``i`` that was made from a seed, as a question."""
+    return Question(item.messages, (item.answer,), item.turns[-1].task, mark=f"lab/{item.task}/{seed}/{i}", item=item)
 
 
-def _own(path: Path, n: int, seed: int) -> list[Question]:
+def own(path: Path, n: int, seed: int) -> list[Question]:
+    """At most ``n`` questions of a folder with JSONL files, or of one such file, in an order drawn from the seed.
+
+    Raises:
+        InputError: no such file, or a line that is no question. MediaError: media that are missing or damaged.
+    """
     files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
     if not files:
         raise InputError(f"{str(path)!r} holds no .jsonl file; write one question a line: {_LINE}")
