@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 from foveate import load
 from foveate.bench.grown import Shape, grow
 from foveate.errors import InputError
+from model_folders import make
 
 SHAPE = Shape(hidden=96, layers=4, heads=6, kv_heads=2, head_dim=32, ffn=160)
 
@@ -57,11 +61,30 @@ def test_a_picture_is_answered_alike() -> None:
         torch.testing.assert_close(big.float()(**inputs).logits, small(**inputs).logits, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("family", ["qwen2_5_vl"])
+def test_rotary_positions_of_three_parts_stay(family: str, tmp_path: Path) -> None:
+    loaded = load(make(family, tmp_path))
+    noise = np.random.default_rng(0).integers(0, 255, (112, 84, 3), np.uint8)
+    inputs = loaded.prompt([{"role": "user", "content": [
+        {"type": "image", "image": Image.fromarray(noise)}, {"type": "text", "text": "what is it?"}
+    ]}]).inputs  # fmt: skip
+    text = loaded.model.config.get_text_config()
+    head = text.hidden_size // text.num_attention_heads
+    group = text.num_attention_heads // text.num_key_value_heads
+    shape = Shape(8 * group * head, 5, 8 * group, 8, head, 2 * text.intermediate_size)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            grow(loaded.model, shape)(**inputs).logits, loaded.model(**inputs).logits, rtol=1e-3, atol=1e-4
+        )
+    with pytest.raises(InputError, match="must be the model's"):
+        grow(loaded.model, replace(shape, head_dim=2 * head, hidden=2 * shape.hidden))
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         ({"hidden": 16}, "'hidden' of the shape is 16"),
-        ({"head_dim": 20}, "no multiple"),
+        ({"head_dim": 20}, "must be a multiple of"),
         ({"heads": 2}, "each key head"),
     ],
 )

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..apply import apply
 from ..errors import InputError
+from ..lab.tasks import generate
 from ..load import Loaded, load
 from ..report import Report
 from .grown import grow
@@ -157,7 +158,7 @@ def study(args: argparse.Namespace) -> list[dict[str, Any]]:
 def _task(
     model: Any, draft: Any, plans: dict[str, str], task: str, store: str, inputs: list[dict[str, Tensor]], new: int
 ) -> list[dict[str, Any]]:
-    settings = {"do_sample": False, "max_new_tokens": new, "min_new_tokens": new}
+    settings = {"do_sample": False, "max_new_tokens": new} | ({} if task == "image" else {"min_new_tokens": new})
     own: dict[str, dict[str, Any]] = {"plain": {}} | ({} if store else OWN)
     if draft is not None and not store:
         own["transformers assisted"] = {"assistant_model": draft}
@@ -210,11 +211,12 @@ def _plan(text: str, draft: Any) -> list[Any]:
 
 
 def prompts(loaded: Loaded, task: str, count: int, seed: int) -> Iterator[dict[str, Tensor]]:
-    """Inputs of generate. copy: a list that begins a second time; free: the start of a story; image: a drawing."""
+    """Inputs of generate. copy: a list that begins a second time; free: the start of a story; image: lab scenes."""
     for i in range(count):
         rng = random.Random(f"{seed} {task} {i}")
         if task == "image":
-            yield dict(loaded.prompt([{"role": "user", "content": [_drawing(rng), _question(rng)]}]).inputs)
+            (item,) = generate(("describe", "attribute")[i % 2], seed * 10**6 + i, 1)
+            yield dict(loaded.prompt(item.messages).inputs)
             continue
         lines = [
             f"{rng.choice(_NAMES)} {rng.choice(_DEEDS)} a {rng.choice(_THINGS)}."
@@ -223,24 +225,6 @@ def prompts(loaded: Loaded, task: str, count: int, seed: int) -> Iterator[dict[s
         text = " ".join([*lines, *(lines[:2] if task == "copy" else [f"One day, {rng.choice(_NAMES)}"])])
         made = loaded.builder.tokenizer(text, return_tensors="pt")
         yield {k: made[k].to(loaded.device) for k in ("input_ids", "attention_mask")}
-
-
-def _drawing(rng: random.Random) -> dict[str, Any]:
-    from PIL import Image, ImageDraw
-
-    picture = Image.new("RGB", (224, 224), "white")
-    pen = ImageDraw.Draw(picture)
-    for _ in range(6):
-        x, y, size = rng.randrange(180), rng.randrange(180), rng.randrange(12, 44)
-        pen.rectangle((x, y, x + size, y + size), fill=rng.choice(("red", "green", "blue", "black", "orange")))
-    return {"type": "image", "image": picture}
-
-
-def _question(rng: random.Random) -> dict[str, str]:
-    return {
-        "type": "text",
-        "text": rng.choice(("Describe the picture.", "What is in the picture?", "List all shapes.")),
-    }
 
 
 def judged(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

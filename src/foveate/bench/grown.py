@@ -32,12 +32,13 @@ class Shape:
 
 
 HALF_BILLION = Shape()
+KINDS = ("llama", "mistral", "qwen2", "qwen2_5_vl_text")
 
 
 def grow(model: nn.Module, shape: Shape = HALF_BILLION) -> nn.Module:
     """A new model of the same class whose decoder has this shape and whose logits are those of ``model``.
 
-    model: a Llama, Mistral or Qwen2 decoder, alone or in a LLaVA with a projector. It is not changed.
+    model: a Llama, Mistral or Qwen2 decoder, alone or in a LLaVA or a Qwen2.5-VL. It is not changed.
 
     Raises:
         InputError: the shape is smaller than the model, or the decoder is of a kind that is not known here.
@@ -49,6 +50,8 @@ def grow(model: nn.Module, shape: Shape = HALF_BILLION) -> nn.Module:
     text.hidden_size, text.num_hidden_layers, text.intermediate_size = shape.hidden, shape.layers, shape.ffn
     text.num_attention_heads, text.num_key_value_heads, text.head_dim = shape.heads, shape.kv_heads, shape.head_dim
     text.rms_norm_eps = text.rms_norm_eps * small.hidden / shape.hidden
+    if hasattr(getattr(config, "vision_config", None), "out_hidden_size"):
+        config.vision_config.out_hidden_size = shape.hidden
     if getattr(text, "layer_types", None):
         text.layer_types = [text.layer_types[0]] * shape.layers
     parameter = next(model.parameters())
@@ -75,8 +78,8 @@ def _shape(text: Any) -> Shape:
 
 
 def _check(small: Shape, shape: Shape, text: Any) -> None:
-    if text.model_type not in ("llama", "mistral", "qwen2"):
-        raise InputError(f"a decoder of kind {text.model_type!r} cannot be grown; llama, mistral and qwen2 can")
+    if text.model_type not in KINDS:
+        raise InputError(f"a decoder of kind {text.model_type!r} cannot be grown; {', '.join(KINDS)} can")
     for name in ("hidden", "layers", "kv_heads", "ffn"):
         if getattr(shape, name) < getattr(small, name):
             raise InputError(f"'{name}' of the shape is {getattr(shape, name)}, the model's is {getattr(small, name)}")
@@ -85,12 +88,16 @@ def _check(small: Shape, shape: Shape, text: Any) -> None:
             f"{shape.heads} heads over {shape.kv_heads} do not take {small.heads} over {small.kv_heads}: each key head "
             f"needs at least {small.heads // small.kv_heads} query heads"
         )
-    if shape.head_dim % small.head_dim:
-        raise InputError(f"'head_dim' {shape.head_dim} is no multiple of the model's {small.head_dim}")
+    if text.model_type.endswith("vl_text") and shape.hidden != shape.heads * shape.head_dim:
+        raise InputError(f"'hidden' must be heads x head_dim = {shape.heads * shape.head_dim}. Got {shape.hidden}.")
+    parts = "mrope_section" in (getattr(text, "rope_parameters", None) or {})
+    if shape.head_dim != small.head_dim if parts else shape.head_dim % small.head_dim:
+        must = "must be" if parts else "must be a multiple of"
+        raise InputError(f"'head_dim' {shape.head_dim} {must} the model's {small.head_dim}")
 
 
 def _is_text(name: str) -> bool:
-    return "vision_tower" not in name
+    return "vision_tower" not in name and ("visual." not in name or "merger.mlp.2" in name)
 
 
 class _Maps:
