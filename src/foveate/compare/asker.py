@@ -15,6 +15,7 @@ from ..errors import MediaError
 from ..lab.evaluate import needed_tokens
 from ..load import Loaded
 from ..prompt import Prompt
+from ..prompting import prompted
 from ..report import Report
 from ..spec import Plan
 from ..tune.questions import Question
@@ -77,12 +78,7 @@ class Asker:
 
     def ask(self, question: Question, plan: Plan) -> dict[str, Any]:
         """Words, score and measures of one answer. Times are seconds from the call of ``generate``; sizes are bytes."""
-        chosen, messages = Report(), question.messages
-        if methods := plan.at("media"):
-            from ..choose import choose
-
-            messages = choose(self.loaded, messages, methods, self.frames, chosen, None)
-        prompt = self.loaded.prompt(messages, self.frames)
+        prompt, chosen = prompted(self.loaded, question.messages, plan, self.frames)
         measured = peak.begin(self.loaded.device)
         said = answer(self.loaded, prompt, plan, max_new_tokens=self.most(question), seed=self.seed)
         held = peak.peak(self.loaded.device) if measured else None
@@ -93,7 +89,7 @@ class Asker:
             "score": question.score(said.text),
             "tokens": said.tokens,
             "prompt": said.prompt_tokens,
-            **_seen(question, prompt, said.report, bool(methods)),
+            **_seen(question, prompt, said.report, bool(chosen.rows)),
             "sites": [[r.stage, r.layer, r.method, r.tokens_in, r.tokens_out] for r in rows],
             "first": said.first_token,
             "seconds": said.seconds,

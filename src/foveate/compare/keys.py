@@ -71,7 +71,9 @@ class Keys:
         kind = [str(loaded.model.dtype), device]
         self.model = model_hash(loaded)
         self.marks = marked()  # of the source, as a checkout keeps its version while it changes
-        self.marks[""] += sources("ask.py", "choose.py", "compare/asker.py", "generation", "decode", "media")
+        self.marks[""] += sources(
+            "ask.py", "choose.py", "prompting.py", "compare/asker.py", "generation", "decode", "media"
+        )
         versions = [__version__, torch.__version__, transformers.__version__, self.marks[""]]
         self.about = [self.model, kind, versions, more]
 
