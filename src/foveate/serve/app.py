@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.resources import files
@@ -32,7 +33,7 @@ from .guard import Guard
 from .media import Opener
 from .metrics import Metrics
 from .problems import Problem, bad, cancelled, timeout
-from .stream import BEAT, Events, left
+from .stream import BEAT, Events, left, told_at_the_end
 from .task import Begun, Ended, Event, Failed, Piece, Task
 
 _PAGE = {"index.html": "text/html", "app.js": "text/javascript", "draw.js": "text/javascript", "style.css": "text/css"}
@@ -64,12 +65,12 @@ class Server:
         loop, events = asyncio.get_running_loop(), asyncio.Queue[Event]()
 
         def emit(event: Event) -> None:
-            if not loop.is_closed():
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is there to be told
                 loop.call_soon_threadsafe(events.put_nowait, event)
 
         self.engine.reserve()
         try:
-            task = await loop.run_in_executor(self.pool, self.preparer.task, chat, came, emit, name)
+            task = await loop.run_in_executor(self.pool, self._prepared, chat, came, emit, name)
             self.engine.submit(task)
         except BaseException:
             self.engine.release()
@@ -79,6 +80,12 @@ class Server:
         if chat.stream:
             return await self._streamed(request, chat, task, reply, events)
         return await self._whole(request, task, reply, events)
+
+    def _prepared(self, chat: Chat, came: float, emit: Callable[[Event], None], name: str) -> Task:
+        try:
+            return self.preparer.task(chat, came, emit, name)
+        except SystemExit as error:  # handed on as it is, it would end the loop of events, and with it the server
+            raise RuntimeError("a reader of media wanted to leave") from error
 
     async def _whole(self, request: Request, task: Task, reply: Reply, events: asyncio.Queue[Event]) -> Any:
         gone = asyncio.ensure_future(left(request.receive))
@@ -119,7 +126,8 @@ class Server:
         if isinstance(first, Failed):
             raise first.problem
         usage = chat.stream_options is not None and chat.stream_options.include_usage
-        return Events(self._chunks(task, reply, events, first, usage), task.cancel, self.settings.sending)
+        chunks = told_at_the_end(self._chunks(task, reply, events, first, usage))
+        return Events(chunks, task.cancel, self.settings.sending)
 
     async def _chunks(
         self, task: Task, reply: Reply, events: asyncio.Queue[Event], first: Event | None, usage: bool
@@ -198,7 +206,7 @@ def create_app(
         await asyncio.to_thread(server.engine.stop)
         server.pool.shutdown(wait=False, cancel_futures=True)
 
-    app = FastAPI(title="foveate", docs_url=None, redoc_url=None, lifespan=life)
+    app = FastAPI(title="foveate", docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=life)
     app.state.server = server
     app.add_middleware(Guard, settings=settings, metrics=server.metrics)
     _errors(app)

@@ -183,7 +183,10 @@ class Engine:
             self._tell(task, problem)
 
     def _tell(self, task: Task, problem: Problem) -> None:
-        task.emit(Failed(problem))
+        try:
+            task.emit(Failed(problem))
+        except Exception:  # one who cannot be told keeps nobody else from being told
+            log.exception("%s cannot be told", task.name)
 
     @contextmanager
     def _answering(self, task: Task) -> Iterator[None]:

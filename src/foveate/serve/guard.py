@@ -8,11 +8,12 @@ import json
 import logging
 import re
 import uuid
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from contextlib import contextmanager
 from typing import Any
 
 from .metrics import Metrics
-from .problems import Problem, told
+from .problems import Problem, stopping, told
 from .settings import Settings
 
 Scope = MutableMapping[str, Any]
@@ -24,6 +25,7 @@ log = logging.getLogger("foveate.serve")
 
 #: What anyone may ask for: the page is of no use without a key, and health is for load balancers.
 OPEN = frozenset(("/", "/page/app.js", "/page/draw.js", "/page/style.css", "/health"))
+_WITH_BODY = frozenset(("POST", "PUT", "PATCH"))
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; media-src blob: data:; "
@@ -42,6 +44,8 @@ class Guard:
 
     def __init__(self, app: App, settings: Settings, metrics: Metrics) -> None:
         self.app, self.settings, self.metrics = app, settings, metrics
+        self._inside = 0  # requests with a body, from their first byte to the end of their answers
+        self._most = 2 * (settings.running + settings.waiting)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; the id that the client gave is only repeated, never used to find anything."""
@@ -64,8 +68,13 @@ class Guard:
 
         try:
             self._check_key(scope, headers)
-            receive = await self._body(scope, headers, receive)
-            await self.app(scope, receive, out)
+            with self._place(scope):
+                receive = await self._body(scope, headers, receive)
+                await self.app(scope, receive, out)
+        except asyncio.CancelledError:  # by the server that runs this one, which would answer in words of its own
+            if started:
+                raise
+            await answer(stopping(), out)
         except Exception as error:
             problem = told(error)
             if problem.status >= 500 and not isinstance(error, Problem):
@@ -74,8 +83,23 @@ class Guard:
                 raise
             await answer(problem, out)
 
+    @contextmanager
+    def _place(self, scope: Scope) -> Iterator[None]:
+        """One of the places for requests with a body: bodies that wait to be looked at do not fill the memory."""
+        if scope["method"] not in _WITH_BODY:
+            yield
+            return
+        if self._inside >= self._most:
+            raise Problem(429, "queue_full", "The server has too many requests; try again later.", retry=1)
+        self._inside += 1
+        try:
+            yield
+        finally:
+            self._inside -= 1
+
     def _check_key(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
-        if not self.settings.keys or scope["path"] in OPEN:
+        path = scope["path"].removeprefix(scope.get("root_path", "").rstrip("/"))
+        if not self.settings.keys or path in OPEN:
             return
         kind, _, given = headers.get(b"authorization", b"").partition(b" ")
         # every key is compared, whether one fitted or not, so that time tells nothing
@@ -85,7 +109,7 @@ class Guard:
 
     async def _body(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive) -> Receive:
         """Take in the whole body within its limits; returns a receive that gives it again."""
-        if scope["method"] not in ("POST", "PUT", "PATCH"):
+        if scope["method"] not in _WITH_BODY:
             return receive
         kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
         if kind != b"application/json":  # another type could be sent by any web page without asking

@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from starlette.responses import Response
 
 from .guard import Receive, Scope, Send
+from .problems import told
+
+log = logging.getLogger("foveate.serve")
 
 BEAT = 5.0  # seconds of silence after which a comment is sent, so that nobody takes the line for dead
 
@@ -56,6 +60,16 @@ class Events(Response):
     async def _send(self, send: Send, body: bytes, more: bool) -> None:
         async with asyncio.timeout(self.sending):
             await send({"type": "http.response.body", "body": body, "more_body": more})
+
+
+async def told_at_the_end(items: AsyncIterator[dict[str, Any] | None]) -> AsyncIterator[dict[str, Any] | None]:
+    """The same items; what goes wrong in making them is one more, as the status was sent long before."""
+    try:
+        async for item in items:
+            yield item
+    except Exception as error:
+        log.exception("a stream failed")
+        yield told(error).as_dict()
 
 
 async def left(receive: Receive) -> None:
