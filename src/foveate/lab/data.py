@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from . import tokenizer
 from .models import Sizes
 from .tasks import IMAGE_MIX, VIDEO_MIX, Turn, clip, generate, scene
+from .tasks.past import CLASSES as PAST
 
 CELL = 7  # pixels on the side of a cell with labels of its own
 WHAT = ("colour", "shape", "letter")
@@ -34,7 +35,7 @@ SHARES = {"image": {"image": 0.96, "text": 0.04}, "video": {"video": 0.6, "image
 #: The same with a teacher: it looks at pictures in the dense stage, and its decoder knows them in the joint stage.
 TAUGHT = {
     "dense": {"image": 0.75, "video": 0.25},
-    "joint": {"video": 0.68, "image": 0.14, "text": 0.18},  # a step with texts costs a fifth of one with clips
+    "joint": {"video": 0.74, "image": 0.16, "text": 0.1},  # a step with texts costs a fifth of one with clips
 }
 
 
@@ -47,7 +48,8 @@ class Batch(NamedTuple):
         ids, mask: (B, n) int64, padded on the right; empty while only the tower is trained.
         answer: (B, n) int64: to which answer of the batch a token belongs, or -1.
         tasks: of each answer.
-        labels: "colour", "shape" and "letter" of every cell of 7 pixels, (B, T, H / 7, W / 7) int8.
+        labels: "colour", "shape" and "letter" of every cell of 7 pixels, (B, T, H / 7, W / 7) int8; of clips in the
+            joint stage also what has happened so far.
         step_seconds: seconds between two visual tokens of a clip.
     """
 
@@ -119,6 +121,11 @@ class Diet:
     def _taught(self) -> bool:
         return self.stage == "dense" and self.side > 0
 
+    @property
+    def told(self) -> bool:
+        """Whether clips are labelled with what has happened so far: once a decoder is there to read it."""
+        return self.stage == "joint"
+
     def _number(self, step: int, i: int) -> int:
         """A seed that no other scene of any run shares."""
         return ((2 * self.seed + (self.stage == "joint")) << 48) + (step << 12) + i
@@ -145,8 +152,9 @@ class Diet:
         turns = [s.turns for s in sights] if self.stage == "joint" else []
         ids, mask, answer, tasks = _rows(turns, tokenizer.VIDEO if kind == "video" else tokenizer.IMAGE, tokens)
         pixels = torch.from_numpy(np.stack([s.pixels for s in sights]))
+        names = (*WHAT, *PAST) if kind == "video" and self.told else WHAT
         labels = {
-            k: torch.from_numpy(np.stack([[f[k] for f in s.labels] for s in sights]).astype(np.int8)) for k in WHAT
+            k: torch.from_numpy(np.stack([[f[k] for f in s.labels] for s in sights]).astype(np.int8)) for k in names
         }
         return Batch(kind, pixels, ids, mask, answer, tasks, labels, temporal / fps)
 
@@ -159,7 +167,8 @@ class Diet:
     def _clip(
         self, number: int, size: tuple[int, int], hard: float, step: int, frames: int, fps: float, *_: Any
     ) -> Sight:
-        made = clip(number, VIDEO_MIX, size, frames, hard, fps=fps, turns=self.turns, grid=_grid(size))
+        grid = _grid(size)
+        made = clip(number, VIDEO_MIX, size, frames, hard, fps=fps, turns=self.turns, grid=grid, told=self.told)
         return Sight(made.frames, made.turns, made.labels)
 
     def _texts(self, step: int, rng: Random) -> Batch:

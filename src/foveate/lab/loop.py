@@ -26,8 +26,9 @@ from .supervise import Heads
 from .teach import Teacher
 
 LAYERS = ("CLIPEncoderLayer", "LlamaDecoderLayer", "Qwen2_5_VLDecoderLayer")  # those worth compiling
-TAUGHT = 0.2  # of the highest learning rate, once a decoder that can answer is joined: at more it forgets
-GENTLE = 0.5  # of the joint stage: then the learning rate goes down, with a teacher
+TAUGHT = 0.2  # of the highest learning rate for the tower, once a decoder that can answer is joined; twice that for it
+HEADS = ("what.", "place.", "whole.", "past.")
+GENTLE = 0.3  # of the joint stage: then the learning rate goes down, with a teacher
 LONGER = 2.25  # times the dense stage with a teacher
 SOONER = 3  # times sooner the questions are hard for its decoder
 FOLDER = "training"  # of the run's folder: what is needed to go on, and not to use the model
@@ -211,11 +212,12 @@ class Run:
         named = [*self.model.named_parameters(), *self.heads.named_parameters()]
 
         def scale(name: str) -> float:
-            if stage == "dense" or name.startswith(("what.", "place.", "whole.")):
+            if stage == "dense" or name.startswith(HEADS):
                 return 1.0
+            own = "vision_tower" in name or "visual." in name
             if self.teacher is not None:
-                return TAUGHT
-            return 0.5 if "vision_tower" in name or "visual." in name else 1.0
+                return TAUGHT if own else 2 * TAUGHT
+            return 0.5 if own else 1.0
 
         return Optimiser(named, scale, self.recipe.peak, self.recipe.decay)
 

@@ -12,7 +12,9 @@ from .data import Batch
 from .models import Sizes
 from .supervise import Heads, features, inputs, look, tower
 from .teach import Teacher, imitate
+from .tokenizer import VIDEO, entries
 
+LATE = 2  # layers of the decoder that are left after what has happened so far is known
 IMITATE = 6.0  # weight of the teacher's tokens beside the labels
 
 
@@ -37,16 +39,27 @@ def dense(model: Any, heads: Heads, batch: Batch, sizes: Sizes, teacher: Teacher
 def joint(model: Any, heads: Heads, batch: Batch, sizes: Sizes, aux: float, teacher: Teacher | None = None) -> Learned:
     """Every answer of every conversation, and with weight ``aux`` what was learned in the dense stage."""
     seen: list[tuple[Tensor, Tensor | None]] = []
+    middle: list[Tensor] = []
     # read at once: transformers splits the output by pictures right after
-    hook = tower(model).register_forward_hook(lambda m, given, output: seen.append(features(output, batch, sizes)))
+    hooks = [tower(model).register_forward_hook(lambda m, given, output: seen.append(features(output, batch, sizes)))]
+    if aux and any(k in batch.labels for k in heads.past):
+        layers = model.model.language_model.layers
+        keep = torch.compiler.disable(lambda m, given: middle.append(given[0]))  # a compiled layer breaks off for it
+        hooks.append(layers[-LATE].register_forward_pre_hook(keep))
     try:
         hidden = model.model(**inputs(batch, sizes), use_cache=False).last_hidden_state
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
     loss, right = _answers(model.lm_head, hidden, batch)
     total = loss
+    if middle:
+        shape = (batch.rows, *seen[0][0].shape[1:4], hidden.shape[-1])
+        followed, told = heads.follow(middle[0][batch.ids == entries()[VIDEO]].view(shape), batch.labels)
+        total = total + aux * followed
+        right |= {f"past {k}": (v, 1) for k, v in told.items() if v == v}
     if aux and seen:
-        total = loss + aux * heads(*seen[0], batch.labels)[0]
+        total = total + aux * heads(*seen[0], batch.labels)[0]
         if teacher is not None and teacher.fits(batch, sizes):
             total = total + aux * IMITATE * imitate(seen[0][0] / teacher.scale, teacher.look(batch))[0]
     return Learned(total, float(loss.detach()), right)

@@ -9,15 +9,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot, rms_norm
 
 from ..prompt.pixels import patchify
 from .data import CELL, WHAT, Batch
 from .models import MEAN, STD, Sizes, rule
 from .tasks import CLASSES
+from .tasks.past import CLASSES as PAST
 from .tokenizer import IMAGE, VIDEO, entries
 
 MOST = 32  # rows and columns of visual tokens that can be told apart
+WHOLE = ("cuts", "flashes")  # labels of a frame, not of its cells
 EMPTY = 0.2  # how much a cell of background counts
 
 
@@ -82,6 +84,7 @@ class Heads(nn.Module):
     Where a quarter is one cell, it has one colour, shape and letter. Larger quarters may have several, of several
     frames, and each is there or not: a reading of every cell by itself would spread "a star" over as many directions as
     there are cells, and the LLM finds none of them. Where the tower has a class token, that says what there is at all.
+    For clips the hidden states of the decoder are read too: what each thing has done so far.
     """
 
     def __init__(self, width: int, sizes: Sizes, whole: bool):
@@ -92,6 +95,7 @@ class Heads(nn.Module):
         self.what = nn.ModuleDict({k: nn.Linear(width, cells * CLASSES[k]) for k in WHAT})
         self.place = nn.ModuleDict({k: nn.Linear(width, MOST) for k in ("row", "col")})
         self.whole = nn.ModuleDict({k: nn.Linear(width, CLASSES[k]) for k in WHAT} if whole else {})
+        self.past = nn.ModuleDict({k: nn.Linear(sizes.text.width, n) for k, n in PAST.items() if sizes.temporal > 1})
 
     def forward(
         self, tokens: Tensor, first: Tensor | None, labels: dict[str, Tensor]
@@ -117,6 +121,25 @@ class Heads(nn.Module):
         return torch.stack(losses).sum(), {
             k: float(v) for k, v in zip(right, torch.stack(list(right.values())).tolist())
         }
+
+    def follow(self, hidden: Tensor, labels: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+        """Loss, and shares that are right, of what the decoder knows at visual tokens of all frames up to theirs.
+
+        hidden (B, t, rows, cols, D) of a layer in the middle of the decoder, labels (B, T, H / 7, W / 7).
+        """
+        hidden = rms_norm(hidden.float(), hidden.shape[-1:])
+        losses, right = [], {}
+        for name, head in self.past.items():
+            # of a token's frames the last, of its cells the one of the highest class: 0 is background
+            want = self.cells(labels[name]).unflatten(-1, (self.frames, -1))[..., -1, :].amax(-1)
+            if name in WHOLE:
+                said, want = head(hidden.mean((2, 3))), want[:, :, 0, 0]
+                loss = cross_entropy(said.flatten(0, 1), want.flatten())
+                right[name] = (said.argmax(-1) == want).float().mean()
+            else:
+                loss, right[name] = self._one(head(hidden).flatten(0, 3), want, PAST[name])
+            losses.append(loss)
+        return torch.stack(losses).sum(), {k: float(v) for k, v in right.items()}
 
     def _one(self, said: Tensor, want: Tensor, n: int) -> tuple[Tensor, Tensor]:
         """One class a cell. said (cells, n), want (B, t, rows, cols, cells of a token) -> loss, and share right."""

@@ -14,6 +14,7 @@ from .draw import pixels
 from .film import Clip, compose_clip
 from .film_asks import CLIP_FORMS
 from .labels import Labels, label
+from .past import past
 from .seeds import chance, known
 from .texture import Pixels
 from .things import Scene, Size
@@ -120,9 +121,12 @@ def clip(
     fps: float = 8,
     turns: int = 8,
     grid: tuple[int, int] | None = None,
+    told: bool = False,
     split: str = "train",
 ) -> Film:
-    """A clip with up to ``turns`` questions. grid: also give the labels of every frame.
+    """A clip with up to ``turns`` questions.
+
+    grid: also give the labels of every frame. told: and among them what has happened so far.
 
     Raises:
         InputError: an unknown task or split.
@@ -134,7 +138,7 @@ def clip(
     rng = chance(split, "clip", seed)
     made, asked = _play(rng, mix, (width, height), frames, fps, difficulty, turns, split)
     shots = [made.at(i) for i in range(frames)]
-    labels = [label(s, grid) for s in shots] if grid else []
+    labels = [label(s, grid) | (past(made, i, grid) if told else {}) for i, s in enumerate(shots)] if grid else []
     return Film(np.stack([pixels(s) for s in shots]), asked, fps, labels)
 
 

@@ -26,15 +26,15 @@ def label(scene: Scene, grid: tuple[int, int]) -> Labels:
     Ids are 1 + the place in COLOURS, KINDS and CHARACTERS; 0 is background. An object counts from 20 % of a patch on.
     """
     own, letters = owners(scene)
-    thing = _covering(own, grid, 1 + len(scene.things), LEAST)
+    thing = covering(own, grid, 1 + len(scene.things))
     colour = np.array([0, *(_COLOUR[t.colour] for t in scene.things)], np.int64)
     shape = np.array([0, *(_KIND[t.shape] for t in scene.things)], np.int64)
     rows, cols = np.indices(grid)
-    letter = _covering(letters, grid, CLASSES["letter"], LEAST_LETTER)
+    letter = covering(letters, grid, CLASSES["letter"], LEAST_LETTER)
     return {"colour": colour[thing], "shape": shape[thing], "letter": letter, "row": rows, "col": cols}
 
 
-def _covering(index: Map, grid: tuple[int, int], n: int, least: float) -> NDArray[np.int64]:
+def covering(index: Map, grid: tuple[int, int], n: int, least: float = LEAST) -> NDArray[np.int64]:
     """index (H, W) in 0..n-1 -> (rows, cols): the index above 0 with most pixels of each cell, or 0 under ``least``."""
     cells = _cells(index.shape[0], index.shape[1], grid)
     if not index.any():
