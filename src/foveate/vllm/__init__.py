@@ -1,0 +1,44 @@
+"""A plug-in for vLLM: images and videos shortened by foveate's methods of stage inputs.
+
+vLLM finds it by the entry point ``foveate`` of the group ``vllm.general_plugins`` and calls :func:`register` in every
+process. Nothing here imports vLLM before that. Which methods can run there: :func:`works`; whether a plan can, and how
+many tokens it leaves: :func:`rule_of`.
+"""
+
+from __future__ import annotations
+
+from ..errors import MissingExtraError
+from .layout import Layout
+from .rule import Rule, rule_of, works
+
+__all__ = ["MODELS", "Layout", "Rule", "register", "rule_of", "works"]
+
+#: Architectures whose class is replaced, and the modules of ours.
+MODELS = {
+    "Qwen2_5_VLForConditionalGeneration": "qwen2_5_vl",
+    "Qwen3VLForConditionalGeneration": "qwen3_vl",
+    "LlavaOnevisionForConditionalGeneration": "llava_onevision",
+}
+
+
+def register() -> None:
+    """Put our classes in the place of vLLM's. Without a plan they do what those do. Safe to call twice.
+
+    Raises:
+        MissingExtraError: vLLM is not installed.
+    """
+    try:
+        from vllm import ModelRegistry
+        from vllm.model_executor.models.config import MODELS_CONFIG_MAP
+        from vllm.platforms import current_platform
+    except ImportError as error:
+        raise MissingExtraError("this needs vLLM: pip install 'foveate[vllm]'") from error
+    from .configure import Configure
+
+    for architecture, module in MODELS.items():
+        ModelRegistry.register_model(architecture, f"{__name__}.{module}:Model")
+        MODELS_CONFIG_MAP[architecture] = Configure
+    if current_platform.is_cpu():
+        from .cpu import mend
+
+        mend()

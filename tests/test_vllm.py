@@ -1,0 +1,123 @@
+"""vLLM with the plug-in gives what transformers gives with the same plan: prompt, words and their probabilities.
+
+Skipped where vLLM is not installed; ``make test-vllm`` makes an environment that has it. On a CPU an engine takes half a
+minute to start, so each family has one test that asks it everything.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ |= {
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING", "0"),
+    "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
+}
+vllm = pytest.importorskip("vllm")
+
+from vllm_kit import STEPS, Ask, Reference, clip, make, picture, told
+
+FAMILIES = ["qwen2_5_vl", "qwen3_vl", "llava_onevision"]
+MARKS = {
+    "qwen2_5_vl": ("<|vision_start|><|image_pad|><|vision_end|>", "<|vision_start|><|video_pad|><|vision_end|>"),
+    "qwen3_vl": ("<|vision_start|><|image_pad|><|vision_end|>", "<|vision_start|><|video_pad|><|vision_end|>"),
+    "llava_onevision": ("<image>", "<video>"),
+}
+QUESTION = "What is to be seen here? Say it in a few words, please."
+PLAN, KEEP = "divprune", 0.5
+NEAR = 1e-3
+
+
+@pytest.fixture
+def folder(family: str, tmp_path: Path) -> Path:
+    return make(family, tmp_path / family)
+
+
+def engine(folder: Path, plan: str | None, **more: Any) -> Any:
+    overrides = {} if plan is None else {"foveate_plan": plan, "foveate_keep": KEEP}
+    given = {
+        "dtype": "float32",
+        "enforce_eager": True,
+        "gpu_memory_utilization": 0.3,
+        "max_model_len": 2048,
+        "max_num_batched_tokens": 96,  # less than a prompt, so that it is read in pieces
+        "max_num_seqs": 4,
+        "block_size": 32,
+        "enable_prefix_caching": True,
+        "limit_mm_per_prompt": {"image": 2, "video": 1},
+        "skip_mm_profiling": True,
+        "hf_overrides": overrides,
+    }
+    return vllm.LLM(str(folder), **given | more)
+
+
+def ask(llm: Any, asks: list[Ask], timed: bool) -> list[Any]:
+    """Send requests together."""
+    prompts = []
+    for a in asks:
+        media: dict[str, Any] = {}
+        if a.images:
+            media["image"] = a.images
+        if a.videos:
+            media["video"] = [(v, told(len(v))) if timed else v for v in a.videos]
+        options = {} if a.keep is None else {"foveate_keep": a.keep}
+        prompts.append({"prompt": a.text, "multi_modal_data": media, "mm_processor_kwargs": options})
+    sampling = vllm.SamplingParams(temperature=0, max_tokens=STEPS, logprobs=5, ignore_eos=True, detokenize=False)
+    return list(llm.generate(prompts, sampling, use_tqdm=False))
+
+
+def apart(out: Any, expected: Any, stamped: bool) -> float:
+    """How far log-probabilities lie apart; prompt and words must be the same."""
+    ids, tokens, logprobs = expected
+    got = list(out.prompt_token_ids)
+    if stamped:  # which frame keeps how many is known only after encoding, so words between frames may be elsewhere
+        assert sorted(got) == sorted(ids)
+    else:
+        assert got == ids
+    assert list(out.outputs[0].token_ids) == tokens
+    pairs = [(p.logprob, float(logprobs[i, t])) for i, d in enumerate(out.outputs[0].logprobs) for t, p in d.items()]
+    return max(abs(a - b) for a, b in pairs)
+
+
+def asks(family: str) -> dict[str, Ask]:
+    image, video = MARKS[family]
+    one, two, film = picture(300, 200, 0), picture(180, 260, 2), clip(8, 84, 4)
+    return {
+        "image": Ask(f"{image}{QUESTION}", [one]),
+        "video": Ask(f"Look. {video}{QUESTION}", videos=[film]),
+        "two": Ask(f"{image}{image}And: {QUESTION}", [one, two]),
+        "both": Ask(f"{image} and {video}{QUESTION}", [two], [film]),
+        "less": Ask(f"{image}{QUESTION}", [one], keep=0.2),
+        "least": Ask(f"{video}{QUESTION}", videos=[film], keep=0.1),
+        "text": Ask(QUESTION * 3),
+    }
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_same_as_transformers(folder: Path, family: str) -> None:
+    reference, timed = Reference(folder), family != "llava_onevision"
+    llm = engine(folder, PLAN)
+    asked = asks(family)
+    expected = {
+        k: reference.answer(a, f"{PLAN}(keep={a.keep or KEEP})" if a.images or a.videos else None)
+        for k, a in asked.items()
+    }
+    far: dict[str, float] = {}
+    for k, a in asked.items():
+        (out,) = ask(llm, [a], timed)
+        far[k] = apart(out, expected[k], family == "qwen3_vl" and bool(a.videos))
+    again = [*asked] * 2
+    cached = 0
+    for out, k in zip(ask(llm, [asked[k] for k in again], timed), again):
+        far[f"{k} again"] = apart(out, expected[k], family == "qwen3_vl" and bool(asked[k].videos))
+        cached += out.num_cached_tokens or 0
+    print(family, {k: f"{v:.1e}" for k, v in far.items()}, cached, "tokens of prompts were cached")
+    assert max(far.values()) < NEAR
+    assert cached > 100
