@@ -28,7 +28,9 @@ def test_a_mover_is_told_by_the_way_it_went_and_how_far() -> None:
     assert 2 + list(WAYS).index(actor.way) in after["way"]
     assert after["gone"].max() > before["gone"].max() == 1
     for name, n in CLASSES.items():
-        assert after[name].shape == GRID and 0 <= after[name].min() and after[name].max() < n
+        assert after[name].shape == GRID
+        assert after[name].min() >= 0
+        assert after[name].max() < n
     # a thing is where the labels of the picture have it
     assert ((after["way"] > 0) == (label(clip.at(15), GRID)["colour"] > 0)).all()
 
@@ -54,7 +56,8 @@ def test_the_decoder_learns_from_it_and_only_in_clips() -> None:
     diet = Diet("video", sizes, "joint", seed=1, batch=6, turns=3)
     clip = next(b for b in map(diet.make, range(40)) if b.kind == "video")
     picture = next(b for b in map(diet.make, range(40)) if b.kind == "image")
-    assert set(picture.labels) == set(WHAT) and set(CLASSES) < set(clip.labels)
+    assert set(picture.labels) == set(WHAT)
+    assert set(CLASSES) < set(clip.labels)
     model, heads = make("video", sizes, 0), Heads(sizes.text.width, sizes, False)
     learned = joint(model, heads, clip, sizes, Recipe("video").aux)
     learned.loss.backward()
