@@ -13,8 +13,10 @@ from torch import Tensor
 from ..apply import apply
 from ..choose import choose
 from ..load import Loaded
+from ..sites.model import Anatomy
 from ..spec import Plan
 from .answering import sampling, seed_of
+from .costs import filled
 from .task import Begun, Ended, Facts, Piece, Task
 from .words import Words
 
@@ -58,7 +60,7 @@ class _Told:
         """Called by generate."""
 
 
-def answer_alone(loaded: Loaded, task: Task, visual: Callable[[Tensor], Tensor]) -> None:
+def answer_alone(loaded: Loaded, parts: Anatomy, task: Task, visual: Callable[[Tensor], Tensor]) -> None:
     """Answer a task from its prompt to its end on the calling thread.
 
     visual: ids (1, n) -> (n,) bool, placeholders.
@@ -80,7 +82,7 @@ def answer_alone(loaded: Loaded, task: Task, visual: Callable[[Tensor], Tensor])
 
             def begun() -> None:
                 assert prompt is not None
-                facts = Facts.of(task.plan, prompt, marks, report)
+                facts = filled(Facts.of(task.plan, prompt, marks, report), parts)
                 task.emit(Begun(facts, time.monotonic() - task.came, prompt))
 
             streamer: Any = _Told(task, Words(loaded.builder.tokenizer, task.stops), ends, begun)

@@ -210,7 +210,7 @@ class Engine:
             if task.plan.at("decode"):
                 from .alone import answer_alone
 
-                answer_alone(self.loaded, task, self.reader.visual)
+                answer_alone(self.loaded, self.parts, task, self.reader.visual)
                 self._count(task)
                 return
             new, logits = self.reader.read(task)

@@ -17,6 +17,7 @@ from ..sites.model import anatomy
 from ..sites.rows import snapshot
 from ..spec import Plan
 from .answering import Answering, sampling
+from .costs import filled
 from .metrics import Metrics
 from .problems import Problem
 from .reuse import Prefix, Reuse, blind
@@ -61,7 +62,7 @@ class Reader:
                 logits = run.prefill()
             else:
                 run, logits = self._prefill(task, plan, want, prompt.inputs, settings)
-                facts = Facts.of(task.plan, prompt, visual, report)
+                facts = filled(Facts.of(task.plan, prompt, visual, report), self.parts, run.cache)
             if may and facts.cached < prompt.n and run.plain:
                 kept = Prefix(key, ids, last, snapshot(run.cache), run.delta, replace(facts, cached=0), logits)
                 self.reuse.keep_prefix(kept)

@@ -3,6 +3,7 @@ import { framesOf, load, paint } from "./draw.js";
 
 const at = (id) => document.getElementById(id);
 let media = null; // { type, url }: what was chosen, as a data URI
+let chosen = Promise.resolve(); // settled when the chosen file was read
 let served = { id: "", foveate: {} };
 let running = null; // AbortController of the questions on their way
 let answered = false;
@@ -36,6 +37,10 @@ function take(file) {
   if (!moving && !file.type.startsWith("image/")) return say("That is neither an image nor a video.");
   if (served.foveate.media_bytes && file.size > served.foveate.media_bytes) return say("That file is larger than this server takes.");
   const reader = new FileReader();
+  let read;
+  chosen = new Promise((done) => { read = done; });
+  reader.onloadend = () => read();
+  reader.onerror = () => say("That file cannot be read.");
   reader.onload = () => {
     media = { type: moving ? "video_url" : "image_url", url: reader.result };
     for (const [id, here] of [["still", !moving], ["moving", moving]]) {
@@ -50,7 +55,8 @@ function take(file) {
 
 function request(plan, keep, overlay) {
   const content = [...(media ? [{ type: media.type, [media.type]: { url: media.url } }] : []), { type: "text", text: at("question").value }];
-  const own = { overlay, frames: Number(at("frames").value) || 16 };
+  // nothing that an earlier question left: the figures of both sides are those of whole answers
+  const own = { overlay, frames: Number(at("frames").value) || 16, reuse: false };
   if (plan) own.plan = plan;
   if (keep) own.keep = keep;
   const messages = [{ role: "user", content }];
@@ -97,6 +103,7 @@ async function ask() {
   at("seen").hidden = at("numbers").hidden = true;
   const both = at("both").checked;
   at("full").hidden = !both;
+  await chosen;
   const plan = at("plan").value.trim();
   const keep = media && plan !== "none" && !(served.foveate.plan === "none" && !plan) ? Number(at("keep").value) / 100 : 0;
   try {
