@@ -197,3 +197,56 @@ def test_it_goes_on_after_eviction_in_pieces() -> None:
     with torch.no_grad(), foveate.apply(z.model, "streaming_llm(keep=20) + " + PLAN.format(8), chunk=8):
         out = z.model.generate(**z.inputs, max_new_tokens=4, do_sample=False, return_dict_in_generate=True)
     assert all(layer.held == 23 for layer in out.past_key_values.layers)
+
+
+# --- few bits away from the device ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("bits", "share", "near"), [(8, 0.45, 0.02), (4, 0.3, 0.3), (2, 0.25, 1.2)])
+def test_chunks_away_from_the_device_take_few_bits(bits: int, share: float, near: float) -> None:
+    keys, values = entries(n=800, d=32)
+    more = {"size": 32, "device": 64, "host": 96}
+    whole, few = store(keys, values, **more), store(keys, values, **more, bits=bits)
+    assert few.nbytes == held(few)
+    before, after = whole.tiers(), few.tiers()
+    assert after["device"] == before["device"]
+    assert 0 < after["host"] < share * before["host"]
+    assert after["disk"] < share * before["disk"]
+    for mine, theirs in zip(few.read(), (keys, values)):
+        assert 0 < float((mine - theirs).abs().max()) < near
+    exact = [c for c in few.rows[0].chunks if c.tier == DEVICE]
+    assert all(c.codes is None for c in exact)
+
+
+def test_coded_chunks_move_up_and_down_and_are_read_alike() -> None:
+    keys, values = 0.1 * torch.randn(1, 2, 164, 8), torch.randn(1, 2, 164, 8)
+    keys[:, :, 80:88] = 3.0
+    s = store(keys, values, bits=4)
+    lossy = s.read()
+    for step in range(4):
+        q = torch.ones(1, 4, 1, 8) if step < 3 else -torch.ones(1, 4, 1, 8)
+        s.attend(q, keys[:, :, -1:], values[:, :, -1:], 1.0)
+        if step == 2:
+            assert s.rows[0].chunks[10].tier == DEVICE
+            for mine, theirs in zip(s.read(), lossy):  # a chunk that came back is what its code says
+                at = slice(80, 88)
+                torch.testing.assert_close(mine[:, :, at], theirs[:, :, at], atol=1e-6, rtol=0)
+    assert s.nbytes == held(s)
+    s.crop(60)
+    assert s.n == 60
+    s.select(torch.tensor([0, 0]))
+    assert s.read()[0].shape == (2, 2, 60, 8)
+
+
+def test_a_saved_cache_of_coded_tiers_goes_on_with_the_same_bits(tmp_path: Path) -> None:
+    z = make("llama")
+    plan = "leoam(keep=6, chunk=4, coarse=2, recent=2, window=4, device=4, host=4, bits=4)"
+    more = torch.tensor([[5]])
+    with torch.no_grad(), foveate.apply(z.model, plan):
+        cache = z.model(**z.inputs).past_key_values
+        for token in (3, 4):
+            z.model(input_ids=torch.tensor([[token]]), past_key_values=cache)
+        foveate.save_cache(cache, tmp_path / "cache")
+        loaded = foveate.load_cache(tmp_path / "cache")
+        want = z.model(input_ids=more, past_key_values=cache).logits
+        assert torch.equal(z.model(input_ids=more, past_key_values=loaded).logits, want)

@@ -21,7 +21,8 @@ from .sites.funnel import Funnel
 from .sites.inputs import Inputs
 from .sites.layers import LayerSite
 from .sites.looks import TAPPED
-from .sites.model import Anatomy, anatomy
+from .sites.model import Anatomy, anatomy, attention_of
+from .sites.near import Near
 from .sites.packing import follow_packing
 from .sites.reads import LAYERED
 from .sites.signals import VISION, given
@@ -38,6 +39,7 @@ def apply(
     guard: bool | Costs = False,
     together: bool = False,
     chunk: int | None = None,
+    reach: int | None = None,
 ) -> Iterator[Report]:
     """Inside the block ``model`` runs with ``plan``; outside it is exactly what it was.
 
@@ -52,6 +54,8 @@ def apply(
             tokens of all of them at once, each image a view of the grid, and share one budget.
         chunk: prompts of more than so many tokens go through the decoder in pieces of that length, and cache methods
             evict after each of them; None reads a prompt at once. See :mod:`foveate.sites.pieces`.
+        reach: visual tokens attend to those of their own piece and of so many pieces before it, and to all words; None:
+            to everything before them. It changes the answer; see :mod:`foveate.sites.near`.
 
     Yields:
         The live :class:`foveate.report.Report`.
@@ -65,10 +69,10 @@ def apply(
     if _busy(parts):
         raise PlanError(f"this {parts.name} already runs inside foveate.apply; put both plans into one")
     want = check(parts, steps)
-    chunked.check(parts, steps, chunk)
+    chunked.check(parts, steps, chunk, reach)
     report = Report(plan=str(steps))
     with ExitStack() as stack:
-        _place(parts, steps, want, report, costs_for(guard, model), stack, together, chunk)
+        _place(parts, steps, want, report, costs_for(guard, model), stack, together, chunk, reach)
         yield report
 
 
@@ -81,6 +85,7 @@ def _place(
     stack: ExitStack,
     together: bool = False,
     chunk: int | None = None,
+    reach: int | None = None,
 ) -> None:
     undo_capture(parts.model, stack)
     tower: EncoderSite | None = None
@@ -103,6 +108,9 @@ def _place(
         if steps.at("cache"):
             for module, more in CacheSite(parts, steps.at("cache"), report, funnel).place(stack).items():
                 watching.setdefault(module, []).extend(more)
+        if reach is not None:
+            for i, layer in enumerate(parts.layers):
+                watching.setdefault(attention_of(layer), []).insert(0, Near(funnel, i, reach))
         if watching or layers.taps:
             install(parts.decoder, watching, stack)
     for m in steps.at("decode"):

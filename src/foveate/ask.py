@@ -123,6 +123,7 @@ def ask(
     guard: bool = False,
     together: bool = False,
     chunk: int | None = None,
+    reach: int | None = None,
     decompose: bool = False,
     limits: Limits = DEFAULT,
     seed: int = 0,
@@ -142,7 +143,7 @@ def ask(
         max_new_tokens: the longest answer, in tokens.
         guard: leave out what the guard expects to cost more than it saves.
         together: the images show one scene; see :func:`foveate.apply`.
-        chunk: longer prompts go through the decoder in pieces of so many tokens; see :func:`foveate.apply`.
+        chunk, reach: longer prompts go through the decoder in pieces of so many tokens; see :func:`foveate.apply`.
         decompose: methods of stage media compare frames also with simpler questions that the model makes of this one.
         limits: what is refused as too large; see :class:`foveate.video.Limits`.
         seed: of torch's generators while answering; they are put back afterwards. Decoding is greedy.
@@ -180,8 +181,8 @@ def ask(
             if ahead and overlap.worth(loaded, steps, content, frames):
                 coming = stack.enter_context(overlap.opened(loaded, messages, frames, plan=steps, progress=progress))
             prompt = loaded.prompt(messages, frames, progress) if coming is None else coming.prompt
-        more: dict[str, Any] = {"guard": guard, "together": together, "chunk": chunk, "seed": seed, "ahead": coming}
-        said = answer(loaded, prompt, steps, max_new_tokens=max_new_tokens, progress=progress, **more)
+        more: dict[str, Any] = {"guard": guard, "together": together, "chunk": chunk, "reach": reach, "seed": seed}
+        said = answer(loaded, prompt, steps, max_new_tokens=max_new_tokens, progress=progress, ahead=coming, **more)
     said.report.rows[:0] = chosen.rows
     return said
 
@@ -209,6 +210,7 @@ def answer(
     guard: bool = False,
     together: bool = False,
     chunk: int | None = None,
+    reach: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
     ahead: overlap.Ahead | None = None,
@@ -227,7 +229,7 @@ def answer(
     with memory.explained("answering", _ADVICE), torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         steps = Plan(m for m in plan if m.stage != "media")
-        with apply(loaded.model, steps, guard=guard, together=together, chunk=chunk) as report:
+        with apply(loaded.model, steps, guard=guard, together=together, chunk=chunk, reach=reach) as report:
             report.plan = str(plan)
             watch.begin()
             inputs: dict[str, Any] = dict(prompt.inputs)

@@ -9,9 +9,10 @@ once, and only where attention may be are single chunks looked at, so chunks are
 chunks are attended to exactly. Nothing is evicted: an entry that lies on disk comes back when a query asks for it.
 
 The budget is met by the highest bounds, with the sinks' chunk always among them, and one set of chunks serves all heads
-of a layer. Of the paper's pipeline the operating system's read-ahead is used; chunks are not compressed on their way
-(other methods of this stage do that, instead of this one). The sparse steps are those that decode one token of an
-unpadded batch on SDPA or FlashAttention; other steps read everything, and are exact.
+of a layer. Of the paper's pipeline the operating system's read-ahead is used. ``bits`` compresses chunks that leave the
+device, to the same width on both tiers (the paper's is chosen as it runs); attention over them is then no longer exact,
+and what came back to the device stays as it was coded. The sparse steps are those that decode one token of an unpadded
+batch on SDPA or FlashAttention; other steps read everything, and are exact over what is held.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..method import Keep, Range, method, option
+from ..method import Keep, OneOf, Range, method, option
 from ..parts.evict_heads import received
 from ..stores.compact import Compact
 from ..stores.packed import filled
@@ -61,6 +62,7 @@ class LeoAM:
     host: float | int = option(0.2, Keep(), "share or number of entries that stay in the host's memory")
     recent: int = option(32, Range(1, kind=int), "newest entries that are in no chunk, and always attended to")
     window: int = option(32, Range(1, kind=int), "how many last queries tell what is kept near at first")
+    bits: int | None = option(None, OneOf((2, 3, 4, 8)), "bits of a number away from the device; None: as they are")
     folder: str = option("", Folder(), "where files are put; '' for the system's temporary folder")
 
     def pack(self, entries: Entries) -> Compact:
@@ -80,4 +82,5 @@ class LeoAM:
             recent=self.recent,
             heat=heat,
             folder=self.folder,
+            bits=self.bits,
         )

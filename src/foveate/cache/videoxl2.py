@@ -9,7 +9,7 @@ score chunks outside of the model; without their answer (``dense``) those count 
 attention to. The question is placed right behind the shortened cache there, while here positions stay.
 
 The authors drop what is left of a frame group after pooling (``variant="code"``); here it is averaged as well. Their
-prefill in blocks (``parts.bilevel.block_mask``) is the caller's.
+prefill in blocks is ``foveate.apply(..., chunk=N, reach=K)``.
 """
 
 from __future__ import annotations

@@ -39,6 +39,9 @@ def ask(
         int | None,
         typer.Option(help="Read longer prompts in pieces of so many tokens; cache methods evict in between."),
     ] = None,
+    reach: Annotated[
+        int | None, typer.Option(help="With --chunk: pieces before its own that a visual token attends to.")
+    ] = None,
     decompose: Annotated[
         bool, typer.Option("--decompose", help="Choose frames also for simpler questions that the model makes of it.")
     ] = False,
@@ -79,6 +82,7 @@ def ask(
             guard=guard,
             together=together,
             chunk=chunk,
+            reach=reach,
             decompose=decompose,
             limits=Limits() if max_pixels is None else Limits(pixels=max_pixels),
             seed=seed,

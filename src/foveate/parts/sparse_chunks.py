@@ -18,11 +18,14 @@ def boundaries(strength: Tensor, most: int, theta: float | None = None, apart: i
     n = len(strength)
     values = strength.tolist()
     ends: list[int] = []
+    near = bytearray(n)  # 1 within ``apart`` of an end that was taken
     for i in strength.argsort(descending=True, stable=True).tolist():
         if len(ends) == most or (theta is not None and not values[i] > theta):
             break
-        if not apart or all(abs(i - j) > apart for j in ends):
+        if not apart or not near[i]:
             ends.append(i)
+            for j in range(max(0, i - apart), min(n, i + apart + 1)):
+                near[j] = 1
     return torch.tensor(sorted({0, n, *(i + 1 for i in ends)}), device=strength.device)
 
 

@@ -26,6 +26,7 @@ from .call import Call
 from .entries import Recent, Sources, before, entries, received
 from .funnel import Funnel
 from .model import Anatomy, attention_of
+from .sparse import Sparse
 from .tap import Seen, Watch
 from .whole import Whole
 
@@ -84,7 +85,11 @@ class CacheSite:
         for i, layer in enumerate(self.anatomy.layers):
             biased = [m for m in self.methods if hasattr(m, "bias")]
             calibrating = [Calibrate(m, i, count, self.funnel.current, kind) for m in biased]
-            watchers[attention_of(layer)] = [*calibrating, _Shrink(self, i)]
+            full = self.anatomy.windows[i] is None
+            picking = [
+                Sparse(m, self.funnel.current, self.report) for m in self.methods if full and hasattr(m, "picks")
+            ]
+            watchers[attention_of(layer)] = [*calibrating, *picking, _Shrink(self, i)]
         return watchers
 
     def skip(self) -> None:

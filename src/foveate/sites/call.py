@@ -43,6 +43,8 @@ class Piece:
         whole: the longer one.
         left: by layer, entries and bytes held after the part before this one; kept by who shortens the cache.
         visual: (B, positions) bool, where the longer one's visual tokens stand, or None if it is no prefill.
+        index: its number among the parts.
+        numbers: (B, positions) int, the part that each visual token read so far is in, -1 for all else; as ``visual``.
     """
 
     prefill: bool
@@ -50,6 +52,8 @@ class Piece:
     whole: Call
     left: dict[int, tuple[int, int]]
     visual: Tensor | None = None
+    index: int = 0
+    numbers: Tensor | None = None
 
     @property
     def total(self) -> int:

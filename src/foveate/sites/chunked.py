@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import OptionError, PlanError, UnsupportedCallError
+from ..errors import OptionError, PlanError, UnsupportedCallError, UnsupportedModelError
 from ..spec import Plan
 from ..stores.held import HeldLayer
 from .call import Call, Piece
@@ -25,13 +25,16 @@ from .model import Anatomy
 _WHOLE = ("output_hidden_states", "output_attentions")
 
 
-def check(parts: Anatomy, steps: Plan, chunk: int | None) -> None:
+def check(parts: Anatomy, steps: Plan, chunk: int | None, reach: int | None = None) -> None:
     """Refuse what cannot be read in pieces.
 
     Raises:
-        OptionError: ``chunk`` is no whole number of at least 1.
+        OptionError: ``chunk`` is no whole number of at least 1, or ``reach`` none of at least 0.
         PlanError: the model has no decoder, or a method must see all tokens of the prompt side by side.
+        UnsupportedModelError: ``reach`` with FlashAttention.
     """
+    if reach is not None:
+        _check_reach(parts, chunk, reach)
     if chunk is None:
         return
     if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
@@ -45,10 +48,28 @@ def check(parts: Anatomy, steps: Plan, chunk: int | None) -> None:
             f"{again[0].name} has the model read the whole prompt twice before it evicts, so chunk={chunk} would bound "
             "nothing; use another cache method, or leave chunk out"
         )
+    if sparse := [m for m in steps.at("cache") if hasattr(m, "picks")]:
+        raise PlanError(
+            f"{sparse[0].name} chooses what each part of a whole prompt attends to, and with chunk={chunk} it comes in "
+            "pieces; leave out one of them (reach=... makes pieces sparse)"
+        )
     if inside := steps.at("layers"):
         raise PlanError(
             f"{inside[0].name} chooses among all visual tokens inside the layers, and with chunk={chunk} no layer sees "
             "them side by side; use a method of stage inputs or cache, or leave chunk out"
+        )
+
+
+def _check_reach(parts: Anatomy, chunk: int | None, reach: int) -> None:
+    if isinstance(reach, bool) or not isinstance(reach, int) or reach < 0:
+        raise OptionError(f"'reach' must be a whole number of at least 0, in pieces. Got {reach!r}.")
+    if chunk is None:
+        raise OptionError(f"reach={reach} counts pieces of a prompt; give their length too, chunk=...")
+    kind = getattr(getattr(parts.decoder, "config", None), "_attn_implementation", None) or "eager"
+    if "flash" in kind:
+        raise UnsupportedModelError(
+            f"reach={reach} hides tokens from some queries only, which FlashAttention does not take; load with "
+            "attn_implementation='sdpa'"
         )
 
 
@@ -86,12 +107,17 @@ class Chunks:
         states, out, at = [], None, 0
         left: dict[int, tuple[int, int]] = {}
         visual = self._visual(call) if call.first else None
+        numbers = None if visual is None else torch.full_like(visual, -1, dtype=torch.int32)
+        index = 0
         while at < call.m:
             stop = self._stop(mask, at, call.m)
             # where tokens were dropped, a piece stands for those as well: up to where its last token stood
             stood = call.index[:, at:stop].masked_fill(~call.kept[:, at:stop], -1)
             upto = start + (call.n if stop == call.m else max(stop, int(stood.max()) + 1))
-            piece = self._piece(call, at, stop, upto - seen, Piece(call.first, stop == call.m, call, left, visual))
+            part = Piece(call.first, stop == call.m, call, left, visual, index, numbers)
+            piece = self._piece(call, at, stop, upto - seen, part)
+            if numbers is not None:
+                _number(numbers, piece, index)
             self.funnel.current.call = piece
             held = self._held(cache)  # heads that came to hold different numbers made a layer another object
             for layer in held:
@@ -100,7 +126,7 @@ class Chunks:
             given["attention_mask"] = self._mask(mask, piece, held, at, stop, call.m)
             out = plain(**given)
             states.append(out[0])
-            at, seen = stop, upto
+            at, seen, index = stop, upto, index + 1
         self.funnel.current.call = call
         whole = torch.cat(states, 1)
         if isinstance(out, tuple):
@@ -199,3 +225,9 @@ class Chunks:
             mine = number[:, at:stop][made["visual_pos_masks"]]
             made["deepstack_visual_embeds"] = [d[mine] for d in deep]
         return made
+
+
+def _number(numbers: Tensor, piece: Call, index: int) -> None:
+    """Write down, in numbers (B, positions), that a piece's visual tokens are in piece ``index``."""
+    rows, columns = (piece.visual & piece.kept).nonzero(as_tuple=True)
+    numbers[rows, piece.where[rows, columns].long()] = index

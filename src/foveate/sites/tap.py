@@ -48,6 +48,10 @@ class Watch:
         """May replace the mask (return it), for instance to add a bias to the logits."""
         return seen.mask
 
+    def instead(self, seen: Seen) -> Tensor | None:
+        """May compute the attention itself: (B, q, H, d); None leaves it to the model."""
+        return None
+
     def after(self, seen: Seen) -> None:
         """Called once attention was computed."""
 
@@ -114,9 +118,13 @@ def _through(kind: str) -> Callable[..., Any]:
             return _over_heads(k, q, scaling, watching, kwargs)
         for watch in watching:
             mask = watch.before(Seen(q, k, v, mask, scaling))
-        out = _real(kind, module)(module, q, k, v, mask, **kwargs)
+        seen = Seen(q, k, v, mask, scaling)
+        made = next((out for watch in watching if (out := watch.instead(seen)) is not None), None)
+        if made is not None and (name := _biased(kwargs)):
+            raise UnsupportedCallError(f"attention with {name} cannot run over a part of the entries only")
+        out = _real(kind, module)(module, q, k, v, mask, **kwargs) if made is None else (made, None)
         for watch in watching:
-            watch.after(Seen(q, k, v, mask, scaling))
+            watch.after(seen)
         return out
 
     return attend

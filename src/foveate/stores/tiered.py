@@ -3,8 +3,8 @@
 Entries are cut into chunks of tokens. Of each chunk the largest and smallest key channels always stay on the device;
 they tell which chunks a query may care about (``parts.chunk_bounds``), and attention over those, and over the newest
 entries, is exact. Chunks that were chosen lately are on the device, the next ones in the host's memory, the others in
-files. A chunk's memory is freed only once its file is durable, so a write that fails loses nothing; what is read from a
-file is used only if it has the hash it was written with.
+files; away from the device they may be kept in few bits. A chunk's memory is freed only once its file is durable, so a
+write that fails loses nothing; what is read from a file is used only if it has the hash it was written with.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..parts.budget import floor_budget
 from ..parts.chunk_bounds import abstracts, choose, coarser
 from . import files
 from .compact import storages
-from .spill import DEVICE, DISK, HOST, Chunk, Scratch, Spill
+from .spill import DEVICE, DISK, HOST, Chunk, Form, Scratch, Spill
 
 #: What is left of a chunk's heat after a step that did not choose it.
 COOLING = 0.9
@@ -50,6 +50,8 @@ class Tiered:
         recent: so many of the newest entries at least are in no chunk.
         heat: (B, n), how much each entry matters so far, or None: later ones matter more.
         folder: where files are put, in a folder of their own; "" for the system's temporary folder.
+        bits: of an entry's numbers away from the device (8, 4, 3 or 2), or None: as they are.
+        codes: by row and chunk, the codes that a chunk had already, or None; see :meth:`saved`.
     """
 
     anywhere = True  # attention runs over it on every device, not only where decoding is slow
@@ -67,10 +69,12 @@ class Tiered:
         recent: int,
         heat: Tensor | None = None,
         folder: str = "",
+        bits: int | None = None,
+        codes: list[list[list[Tensor] | None]] | None = None,
     ) -> None:
         self.size, self.fan, self.keep, self.recent = size, fan, keep, recent
         self.limits = (device, host)
-        self.folder = folder
+        self.folder, self.bits = folder, bits
         self.scratch: Scratch | None = None
         none = keys[0, :, :0]
         self.rows = [
@@ -79,7 +83,13 @@ class Tiered:
         ]
         for i, row in enumerate(self.rows):
             self._extend(row, keys[i], values[i], None if heat is None else heat[i])
+        for row, coded in zip(self.rows, codes or ()):
+            for chunk, one in zip(row.chunks, coded):
+                chunk.codes = one
         self._settle_all()
+        for chunk in self._chunks():
+            if chunk.tier == DEVICE:
+                chunk.codes = None
 
     @property
     def n(self) -> int:
@@ -89,7 +99,7 @@ class Tiered:
     @property
     def nbytes(self) -> int:
         """Bytes in memory, on device and host together, the chunks' abstracts included."""
-        return storages(self._abstracts() + [t for c in self._chunks() for t in (c.keys, c.values) if t is not None])
+        return storages(self._abstracts() + [t for c in self._chunks() for t in c.tensors])
 
     @property
     def disk_bytes(self) -> int:
@@ -99,10 +109,7 @@ class Tiered:
 
     def tiers(self) -> dict[str, int]:
         """Bytes on each tier: "device", "host" and "disk" (files of chunks that are in memory again count as well)."""
-        on = [
-            storages(t for c in self._chunks() if c.tier == i for t in (c.keys, c.values) if t is not None)
-            for i in (0, 1)
-        ]
+        on = [storages(t for c in self._chunks() if c.tier == i for t in c.tensors) for i in (0, 1)]
         return {"device": on[0] + storages(self._abstracts()), "host": on[1], "disk": self.disk_bytes}
 
     def fetched(self) -> dict[str, int]:
@@ -132,7 +139,13 @@ class Tiered:
             "recent": self.recent,
             "folder": self.folder,
             "heat": [[c.heat for c in row.chunks] for row in self.rows],
+            "bits": self.bits,
+            "codes": None if self.bits is None else [[self._code(c) for c in row.chunks] for row in self.rows],
         }
+
+    @staticmethod
+    def _code(chunk: Chunk) -> list[Tensor] | None:
+        return None if chunk.tier == DEVICE else [t.clone() for t in chunk.away()]
 
     @classmethod
     def revive(cls, saved: dict[str, Any]) -> Tiered:
@@ -208,7 +221,8 @@ class Tiered:
             return
         for i, (k, v) in enumerate(zip(keys[:, :end].split(self.size, 1), values[:, :end].split(self.size, 1))):
             at = slice(i * self.size, (i + 1) * self.size)
-            row.chunks.append(Chunk(k.clone(), v.clone(), 0.0 if heat is None else float(heat[at].sum())))
+            form = None if self.bits is None else Form(self.bits, k.shape, v.shape, k.dtype)
+            row.chunks.append(Chunk(k.clone(), v.clone(), 0.0 if heat is None else float(heat[at].sum()), form=form))
         high, low = (torch.cat(side, 1) for side in zip(row.fine, abstracts(keys[:, :end], self.size)))
         row.fine, row.coarse = (high, low), coarser(high, low, self.fan)
 
@@ -229,23 +243,19 @@ class Tiered:
             if tier == DISK and chunk.tier != DISK:
                 down.append(chunk)
             elif tier < chunk.tier and i in hands:
-                chunk.keys, chunk.values = hands[i] if tier == DEVICE else (t.cpu() for t in hands[i])
-                chunk.tier = tier
+                chunk.lift(*hands[i], tier)
             elif tier == HOST and chunk.tier == DEVICE:
-                chunk.keys, chunk.values = chunk.read(torch.device("cpu"))
-                chunk.tier = HOST
+                chunk.lower()
         self._write([c for c in down if c.spill is None])
         for chunk in down:
-            chunk.keys = chunk.values = None
-            chunk.tier = DISK
+            chunk.leave()
 
     def _write(self, chunks: list[Chunk]) -> None:
         """Put chunks into one file; nothing is freed before it is durable."""
         if not chunks:
             return
         self.scratch = self.scratch or Scratch(self.folder)
-        each = [{f"{i}.k": c.keys, f"{i}.v": c.values} for i, c in enumerate(chunks)]
-        tensors = [{name: t for name, t in one.items() if t is not None} for one in each]
+        tensors = [{f"{i}.{j}": t for j, t in enumerate(c.away())} for i, c in enumerate(chunks)]
         spill = Spill(self.scratch, {name: t for one in tensors for name, t in one.items()})
         for i, (chunk, one) in enumerate(zip(chunks, tensors)):
             chunk.spill, chunk.name, chunk.sha = spill, str(i), files.digest(one)
