@@ -26,7 +26,7 @@ from .supervise import Heads
 from .teach import Teacher
 
 LAYERS = ("CLIPEncoderLayer", "LlamaDecoderLayer", "Qwen2_5_VLDecoderLayer")  # those worth compiling
-TAUGHT = 0.2  # of the highest learning rate for the tower, once a decoder that can answer is joined; twice that for it
+TAUGHT, JOINED = 0.2, 0.8  # of the highest learning rate, for a taught tower and the decoder that it is joined to
 HEADS = ("what.", "place.", "whole.", "past.")
 GENTLE = 0.3  # of the joint stage: then the learning rate goes down, with a teacher
 LONGER = 2.25  # times the dense stage with a teacher
@@ -216,7 +216,7 @@ class Run:
                 return 1.0
             own = "vision_tower" in name or "visual." in name
             if self.teacher is not None:
-                return TAUGHT if own else 2 * TAUGHT
+                return TAUGHT if own else JOINED
             return 0.5 if own else 1.0
 
         return Optimiser(named, scale, self.recipe.peak, self.recipe.decay)
