@@ -48,4 +48,5 @@ def _axes() -> str:
         parts.append(f'<text class="tick" x="{LEFT - 8}" y="{y + 4}" text-anchor="end">{share}</text>')
     middle = LEFT + (WIDTH - LEFT - RIGHT) / 2
     parts.append(f'<text x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">visual tokens left</text>')
+    parts.append(f'<text x="{LEFT + 6}" y="{TOP + 12}">accuracy</text>')
     return "".join(parts)

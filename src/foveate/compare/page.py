@@ -23,9 +23,10 @@ p, dd { max-width: 48rem; } code { overflow-wrap: anywhere; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
 caption { text-align: left; font-weight: 600; padding: .5rem 0; }
-th, td { text-align: right; padding: .25rem .6rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th, td { text-align: right; padding: .25rem .45rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { color: var(--faint); font-weight: 600; }
-td.words, th.words { text-align: left; white-space: normal; min-width: 8rem; overflow-wrap: anywhere; }
+td.words, th.words { text-align: left; white-space: normal; overflow-wrap: anywhere; }
+td.words:first-child, td:first-child + td.words { min-width: 13rem; } td.words + td.words { min-width: 6.5rem; }
 tr.worse td { color: var(--hot); }
 svg { max-width: 40rem; width: 100%; font: 12px system-ui, sans-serif; fill: var(--ink); }
 svg .grid { stroke: var(--line); stroke-width: .5; } svg .tick { fill: var(--faint); }
