@@ -3,6 +3,8 @@ PYTHON ?= python3
 # torch comes first and by its plain name, so that nothing else decides which build of it is installed.
 TORCH ?= torch==2.13.0
 WORKERS ?= 2
+# where make test-vllm puts its environment: vLLM brings its own versions of much that is in .venv
+VLLM_VENV ?= .venv-vllm
 BIN := .venv/bin
 READY := .venv/.ready
 
@@ -12,7 +14,7 @@ export TRANSFORMERS_OFFLINE ?= 1
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format docs pages conformance bench bench-methods bench-foveal bench-image bench-video bench-cache bench-memory gallery goals clean
+.PHONY: help setup demo test test-vllm lint format docs pages conformance bench bench-methods bench-foveal bench-image bench-video bench-cache bench-memory bench-gpu gallery goals clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##/\1 #/p' $(MAKEFILE_LIST) | awk -F' # *' '{printf "make %-15s%s\n", $$1, $$2}'
@@ -38,6 +40,10 @@ demo: $(READY)  ## draw a picture and a clip, ask about them, and draw what was 
 # one torch thread for each worker, or two workers on two cores wait for each other
 test: $(READY)  ## every test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+
+test-vllm:  ## the vLLM plug-in on a CPU, in an environment of its own (2.6 GB)
+	PYTHON="$(PYTHON)" scripts/vllm_env.sh "$(VLLM_VENV)" "$(TORCH)"
+	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest tests/test_vllm.py tests/test_vllm_arithmetic.py
 
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check .
@@ -89,6 +95,9 @@ bench-memory: $(READY)  ## an hour of video in bounded memory and asked again; t
 
 bench-cache: $(READY)  ## cache policies and stores: answers, English text, needles, speed, bytes; goes on if stopped
 	OMP_NUM_THREADS=1 $(BIN)/python -m foveate.bench cache
+
+bench-gpu: $(READY)  ## models of 7B and 8B on a CUDA GPU, 2k to 64k visual tokens, under 10 minutes; writes results/gpu.json
+	$(BIN)/python -m foveate.bench gpu
 
 goals: $(READY)  ## every figure that results/ names as a goal, with value and bar, those that fall short first
 	@$(BIN)/python -m foveate.bench goals

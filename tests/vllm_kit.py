@@ -1,4 +1,4 @@
-"""Tiny random models whose heads are wide enough for vLLM, prompts for them, and what transformers answers with a plan."""
+"""Tiny random models whose heads are wide enough for vLLM, prompts for them, and what transformers answers."""
 
 from __future__ import annotations
 
@@ -105,8 +105,9 @@ def _qwen(folder: Path, family: str) -> None:
     config = getattr(hf, f"{name}Config")(vision_config=tower, text_config={**TEXT, "rope_parameters": rope}, **ids)
     _save(getattr(hf, f"{name}ForConditionalGeneration")(config), folder)
     side = tower["patch_size"] * 2
+    level = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3} if family == "qwen3_vl" else {}  # as its videos have
     pixels = hf.Qwen2VLImageProcessor(
-        size={"shortest_edge": 4 * side**2, "longest_edge": 256 * side**2}, patch_size=tower["patch_size"]
+        size={"shortest_edge": 4 * side**2, "longest_edge": 256 * side**2}, patch_size=tower["patch_size"], **level
     )
     many = 256 * side**2 * (16 if family == "qwen3_vl" else 1)
     frames = getattr(hf, "Qwen3VLVideoProcessor" if family == "qwen3_vl" else "Qwen2VLVideoProcessor")(
