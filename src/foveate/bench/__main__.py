@@ -11,6 +11,7 @@ from . import (
     decode,
     decode_media,
     diffusion,
+    gpu,
     image,
     memory,
     methods,
@@ -51,6 +52,7 @@ def main() -> None:
     memory.add(what)
     streaming.add(what)
     diffusion.add(what)
+    gpu.add(what)
     listing = what.add_parser("goals", help="every goal of the results, those that fall short first")
     listing.add_argument("--results", type=Path, default=Path("results"))
     args = parser.parse_args()
@@ -68,8 +70,8 @@ def main() -> None:
     if args.what == "serve":
         serve.main(args)
         return
-    if args.what == "diffusion":
-        diffusion.main(args)
+    if args.what in ("diffusion", "gpu"):
+        {"diffusion": diffusion, "gpu": gpu}[args.what].main(args)
         return
     if args.what == "decode":
         decode.main(args)
