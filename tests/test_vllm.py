@@ -6,13 +6,18 @@ to start, so each family has one test that asks it everything.
 
 from __future__ import annotations
 
+import importlib.util
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-os.environ |= {
+if importlib.util.find_spec("vllm") is None:
+    pytest.skip("vLLM is not installed", allow_module_level=True)
+
+os.environ |= {  # read when vLLM is imported
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
@@ -20,9 +25,10 @@ os.environ |= {
     "VLLM_ENABLE_V1_MULTIPROCESSING": os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING", "0"),
     "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
 }
-vllm = pytest.importorskip("vllm")
 
-from vllm_kit import STEPS, Ask, Reference, clip, make, picture, told  # noqa: E402
+import vllm
+
+from vllm_kit import STEPS, Ask, Reference, clip, make, picture, told
 
 FAMILIES = ["qwen2_5_vl", "qwen3_vl", "llava_onevision"]
 MARKS = {
@@ -68,7 +74,7 @@ def ask(llm: Any, asks: list[Ask], timed: bool) -> list[Any]:
         if a.images:
             media["image"] = a.images
         if a.videos:
-            media["video"] = [(v, told(len(v))) if timed else v for v in a.videos]
+            media["video"] = [(v, told(len(v), a.fps)) if timed else v for v in a.videos]
         options = {} if a.keep is None else {"foveate_keep": a.keep}
         prompts.append({"prompt": a.text, "multi_modal_data": media, "mm_processor_kwargs": options})
     sampling = vllm.SamplingParams(temperature=0, max_tokens=STEPS, logprobs=5, ignore_eos=True, detokenize=False)
@@ -99,6 +105,7 @@ def asks(family: str) -> dict[str, Ask]:
         "both": Ask(f"{image} and {video}{QUESTION}", [two], [film]),
         "less": Ask(f"{image}{QUESTION}", [one], keep=0.2),
         "least": Ask(f"{video}{QUESTION}", videos=[film], keep=0.1),
+        "slow": Ask(f"{video}Why?", videos=[clip(8, 84, 6)], keep=0.3, fps=0.1),  # time goes on longer than words do
         "text": Ask(QUESTION * 3),
     }
 
@@ -124,3 +131,24 @@ def test_the_same_as_transformers(folder: Path, family: str) -> None:
     print(family, {k: f"{v:.1e}" for k, v in far.items()}, cached, "tokens of prompts were cached")
     assert max(far.values()) < NEAR
     assert cached > 100
+    with pytest.raises(ValueError, match="must be in"):
+        ask(llm, [replace(asked["image"], keep=1.5)], timed)
+
+
+def test_without_a_plan_nothing_changes(tmp_path: Path) -> None:
+    folder = make("qwen2_5_vl", tmp_path / "qwen2_5_vl")
+    reference, llm = Reference(folder), engine(folder, None)
+    asked = [a for k, a in asks("qwen2_5_vl").items() if k in ("image", "two", "text")]
+    for out, a in zip(ask(llm, asked, True), asked):
+        assert apart(out, reference.answer(a, None), False) < NEAR
+    with pytest.raises(ValueError, match="runs without a plan"):
+        ask(llm, [asks("qwen2_5_vl")["less"]], True)
+
+
+@pytest.mark.parametrize(
+    ("plan", "why"), [("visionzip", "visionzip needs cls_attention"), ("snapkv", "one method of stage inputs")]
+)
+def test_a_plan_that_cannot_run_is_refused_at_the_start(plan: str, why: str, tmp_path: Path) -> None:
+    folder = make("qwen2_5_vl", tmp_path / "qwen2_5_vl")
+    with pytest.raises(Exception, match=why):  # vLLM raises its own kind of error around ours
+        engine(folder, plan)

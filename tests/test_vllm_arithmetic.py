@@ -153,7 +153,7 @@ def test_positions_are_those_of_transformers(family: str, more: dict[str, Any], 
     z, made = case(family, more)
     names = ("mm_token_type_ids", "image_grid_thw", "video_grid_thw", "second_per_grid_ts")
     given = {k: z.inputs[k] for k in names if k in z.inputs}
-    full, delta = z.model.model.get_rope_index(z.inputs["input_ids"], **given)
+    full, _ = z.model.model.get_rope_index(z.inputs["input_ids"], **given)
     draw = torch.Generator().manual_seed(0)
     kept = [torch.randperm(m.free, generator=draw)[: max(1, int(m.free * share))].sort().values for m in made]
     spans, n = spans_of(z, made, kept)
@@ -167,11 +167,10 @@ def test_positions_are_those_of_transformers(family: str, more: dict[str, Any], 
         shift += int(gone.sum())
     before, ahead = positions.ahead(n, spans, table)
     assert before.shape[1] == n + (1 + len(spans) if table else 0)
-    assert ahead == int(delta[0]) + full.shape[-1] - n  # counted from the shortened prompt, the same place
+    assert ahead == int(full[0, 0, -1]) + 1 - n
     placed, after = positions.fill(before, n, [whole(m, k) for m, k in zip(made, kept)], 0)
     assert torch.equal(placed[:, :n], full[:, 0, left])
-    if table:
-        assert after == ahead
+    assert after == ahead
 
 
 def film() -> tuple[list[positions.Span], list[Tensor], int]:
@@ -200,7 +199,8 @@ def test_pieces_of_a_prompt_fill_in_the_same(step: int) -> None:
         again, _ = positions.fill(got, n, piece, at)  # a request that was put back is read anew
         assert torch.equal(again, got)
     assert torch.equal(got, want)
-    assert delta == 13 + 19 * 8 + 1 - n  # the last frame stands further on than the words behind it
+    assert delta == 13 + 2 + 5 - n  # words go on where the grid ends, though the last frame stands further on
+    assert int(want[:, :n].max()) == 13 + 19 * 8
 
 
 def test_a_drafter_looks_one_ahead() -> None:

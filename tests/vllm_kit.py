@@ -52,6 +52,7 @@ class Ask:
     images: list[Any] = field(default_factory=list)
     videos: list[Any] = field(default_factory=list)
     keep: float | None = None
+    fps: float = 2.0
 
 
 def picture(width: int, height: int, seed: int) -> Image.Image:
@@ -67,11 +68,11 @@ def clip(frames: int, side: int, seed: int) -> Any:
     return np.stack([np.roll(one if i < frames // 2 else two, 9 * i, axis=1) for i in range(frames)])
 
 
-def told(frames: int) -> dict[str, Any]:
-    """What is known of such a video: two frames a second, none to be left out."""
+def told(frames: int, fps: float = 2.0) -> dict[str, Any]:
+    """What is known of such a video: so many frames a second, none to be left out."""
     return {
-        "fps": 2.0,
-        "duration": frames / 2,
+        "fps": fps,
+        "duration": frames / fps,
         "total_num_frames": frames,
         "frames_indices": list(range(frames)),
         "video_backend": "opencv",
@@ -192,7 +193,7 @@ class Reference:
             given["videos"] = ask.videos
             given["do_sample_frames"] = False
             if self.stamped:
-                metadata = {k: v for k, v in told(len(ask.videos[0])).items() if k != "do_sample_frames"}
+                metadata = {k: v for k, v in told(len(ask.videos[0]), ask.fps).items() if k != "do_sample_frames"}
                 given["video_metadata"] = [metadata for _ in ask.videos]
         return dict(self.processor(**given))
 

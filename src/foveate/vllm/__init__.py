@@ -7,9 +7,14 @@ many tokens it leaves: :func:`rule_of`.
 
 from __future__ import annotations
 
+import logging
+import re
+
 from ..errors import MissingExtraError
 from .layout import Layout
 from .rule import Rule, rule_of, works
+
+logger = logging.getLogger("vllm.foveate")  # as vLLM's own, so that its settings hold
 
 __all__ = ["MODELS", "Layout", "Rule", "register", "rule_of", "works"]
 
@@ -19,20 +24,28 @@ MODELS = {
     "Qwen3VLForConditionalGeneration": "qwen3_vl",
     "LlavaOnevisionForConditionalGeneration": "llava_onevision",
 }
+#: The first version of vLLM whose media processors have the form that ours extend.
+FIRST = (0, 32)
 
 
 def register() -> None:
     """Put our classes in the place of vLLM's. Without a plan they do what those do. Safe to call twice.
 
+    With an older vLLM it only says that it does nothing, as the engine may run without a plan.
+
     Raises:
         MissingExtraError: vLLM is not installed.
     """
     try:
-        from vllm import ModelRegistry
+        from vllm import ModelRegistry, __version__
         from vllm.model_executor.models.config import MODELS_CONFIG_MAP
         from vllm.platforms import current_platform
     except ImportError as error:
         raise MissingExtraError("this needs vLLM: pip install 'foveate[vllm]'") from error
+    version = tuple(int(n) for n in re.findall(r"\d+", str(__version__))[:2])
+    if version and version < FIRST:
+        logger.warning("foveate's plug-in needs vLLM 0.32 or later, and does nothing in %s", __version__)
+        return
     from .configure import Configure
 
     for architecture, module in MODELS.items():

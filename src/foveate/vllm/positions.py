@@ -40,13 +40,13 @@ def ahead(n: int, spans: Sequence[Span], table: bool = True) -> tuple[Tensor, in
 
     Returns:
         (3, n) int64, or (3, n + 1 + items) with the table; and what is added to a later token's number to get its
-        position: one more than the highest position of the full prompt, less n.
+        position: answers go on from the last word, as transformers' ``generate`` counts.
 
     Raises:
         InputError: items that overlap, or reach out of the prompt.
     """
     positions = torch.zeros(n, dtype=torch.int64)
-    at = stood = top = 0
+    at = stood = 0
     rows = []
     for span in sorted(spans, key=lambda s: s.offset):
         if span.offset < at or span.offset + span.length > n:
@@ -56,10 +56,9 @@ def ahead(n: int, spans: Sequence[Span], table: bool = True) -> tuple[Tensor, in
         at = span.offset + span.length
         positions[span.offset : at] = -1 - stood
         rows.append((span.offset, span.length, stood))
-        top = max(top, stood + span.layout.reach)
         stood += span.layout.advance
     positions[at:] = torch.arange(n - at) + stood
-    delta = max(top, stood + n - at) - n
+    delta = stood - at
     out = positions.expand(3, -1)
     if table:
         out = torch.cat([out, torch.tensor([(delta, len(rows), MARK), *rows], dtype=torch.int64).T], 1)
@@ -76,8 +75,8 @@ def fill(positions: Tensor, n: int, rows: Sequence[Tensor], start: int) -> tuple
         start: tokens of the prompt before the piece. A drafter that looks one token ahead may leave out the first row.
 
     Returns:
-        The positions, and the delta as :func:`ahead` returns it. Without a table it is that of the words and of the
-        tokens filled in so far.
+        The positions, and the delta as :func:`ahead` returns it. Without a table it follows from the last token, which
+        is the same where a prompt ends with a word.
 
     Raises:
         InputError: rows that belong nowhere.
@@ -106,4 +105,4 @@ def fill(positions: Tensor, n: int, rows: Sequence[Tensor], start: int) -> tuple
         raise InputError(f"{len(carried)} rows came for {len(empty)} tokens without a position")
     at = empty[: len(carried)]
     out[:, at] = carried[:, :3].T.to(out) - 1 - out[:, at]
-    return out, int(out.max()) + 1 - n
+    return out, int(out[:, -1].max()) + 1 - n
