@@ -14,6 +14,7 @@ from torch import Tensor
 from foveate import method, parse
 from foveate.decode._drafter import Draft, Drafter, Outcome, Turn
 from foveate.decode.prompt_lookup import PromptLookup, lookup
+from foveate.decode.rsd import RSD
 from foveate.decode.speculative import Speculative
 from foveate.errors import InputError, OptionError, PlanError, UnsupportedCallError, UnsupportedModelError
 from foveate.parts.verify import accept, accept_greedy, draw
@@ -299,7 +300,8 @@ def test_sampled_text_has_the_targets_distribution(rows: int) -> None:
     settings = {"do_sample": True, "top_k": 2, "temperature": 1.5, "max_new_tokens": 4, "num_return_sequences": rows}
     want = exact_distribution(target, ids, 2, 1.5)
     torch.manual_seed(0)
-    for drafting in (Speculative(draft=draft, tokens=2), PromptLookup(ngram=1, tokens=2)):
+    trees = RSD(draft=draft, branches=(2, 1))
+    for drafting in (Speculative(draft=draft, tokens=2), PromptLookup(ngram=1, tokens=2), trees):
         seen = dict.fromkeys(want, 0)
         with placed(target, drafting) as report:
             for _ in range(calls):

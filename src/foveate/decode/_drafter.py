@@ -47,6 +47,7 @@ class Draft:
         embeddings: (P, D) learned ones.
         rule: another way to accept a chain when sampling, (the target's logits as the processors leave them
             (B, gamma + 1, V), tokens, uniform (B, gamma), last (B,)) -> Verdict; None is exact.
+        sure: (B, gamma) bool, guesses of a chain that stay whatever the target says (lossy; greedy calls), or None.
     """
 
     tokens: Tensor
@@ -56,6 +57,7 @@ class Draft:
     soft: Tensor | None = None
     embeddings: Tensor | None = None
     rule: Callable[[Tensor, Tensor, Tensor, Tensor], Verdict] | None = None
+    sure: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,8 @@ class Reader(Protocol):
 
 #: Sub-layers of a model: (0-based layer, "attention" or "mlp").
 Skip = frozenset[tuple[int, str]]
+#: Hidden states (B, k, D) before the first layer and after each that is left in -> what follows is given instead.
+Bend = Callable[[list[Tensor]], Tensor]
 
 
 class Skimmer(Protocol):
@@ -114,9 +118,10 @@ class Skimmer(Protocol):
         """How many layers it has."""
         ...
 
-    def read(self, tokens: Tensor, skip: Skip) -> Tensor:
+    def read(self, tokens: Tensor, skip: Skip, bend: Bend | None = None) -> Tensor:
         """Read tokens (B, k) after the settled text, or after what was skimmed since :meth:`forget`; -> (B, k, V)
-        logits, float32. The last settled token is the first one to be read. ``skip`` is the same until then."""
+        logits, float32. The last settled token is the first one to be read. ``skip`` is the same until then; with
+        ``bend`` it leaves out all layers from one on, and ``bend`` changes what comes out of the last before that."""
         ...
 
     def forget(self) -> None:

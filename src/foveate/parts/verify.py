@@ -22,13 +22,17 @@ class Verdict(NamedTuple):
     probs: Tensor | None = None
 
 
-def accept_greedy(best: Tensor, drafted: Tensor) -> Verdict:
+def accept_greedy(best: Tensor, drafted: Tensor, sure: Tensor | None = None) -> Verdict:
     """Keep the longest prefix that the target would have chosen itself.
 
     Args:
         best: (B, gamma + 1) int64, the target's choice at every drafted position and after the last.
         drafted: (B, gamma) int64; -1 is no guess and never stays.
+        sure: (B, gamma) bool, guesses that the target is not asked about, or None: about all.
     """
+    if sure is not None:  # at most gamma of these, as tokens may have been cut since
+        sure = sure[:, : drafted.shape[1]] & (drafted >= 0)
+        best = torch.cat([torch.where(sure, drafted, best[:, :-1]), best[:, -1:]], 1)
     accepted = _leading(best[:, :-1] == drafted)
     at = torch.arange(best.shape[1], device=best.device)
     return Verdict(accepted, torch.where(at <= accepted[:, None], best, -1))

@@ -46,7 +46,7 @@ def _chain(scores: Tensor, draft: Draft, sample: bool) -> tuple[Tensor, Tensor, 
             p = scores.softmax(-1)
             verdict = accept(p, draft.tokens, uniform[:, :-1], uniform[:, -1], draft.probs, draft.weight)
     else:
-        verdict = accept_greedy(scores.argmax(-1), draft.tokens)
+        verdict = accept_greedy(scores.argmax(-1), draft.tokens, draft.sure)
     path = torch.arange(scores.shape[1], device=scores.device).expand(len(scores), -1)
     return verdict.accepted, path, verdict.tokens
 

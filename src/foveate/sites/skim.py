@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..decode._drafter import Skip
+from ..decode._drafter import Bend, Skip
 from ..errors import UnsupportedCallError, UnsupportedModelError
 from ..stores.held import HeldLayer
 from .model import Anatomy, anatomy, attention_of, mlp_of
@@ -71,6 +71,36 @@ def _fill(parts: Anatomy, i: int, cache: Any, x: Tensor) -> None:
     cache.update(nothing, nothing, i)
 
 
+@contextmanager
+def _bending(parts: Anatomy, skip: Skip, bend: Bend | None) -> Iterator[None]:
+    """Inside, the output of the last layer before the first that is left out whole is what ``bend`` makes of it."""
+    if bend is None:
+        yield
+        return
+    out = [i for i in range(len(parts.layers)) if (i, "attention") in skip and (i, "mlp") in skip]
+    exit_at = min(out, default=len(parts.layers)) - 1
+    states: list[Tensor] = []
+
+    def begin(layer: nn.Module, args: Any, kwargs: Any) -> None:
+        states[:] = [args[0] if args else kwargs["hidden_states"]]
+
+    def follow(last: bool) -> Any:
+        def hook(layer: nn.Module, args: Any, made: Any) -> Any:
+            states.append(made[0] if isinstance(made, tuple) else made)
+            if not last:
+                return None
+            bent = bend(states)
+            return (bent, *made[1:]) if isinstance(made, tuple) else bent
+
+        return hook
+
+    with ExitStack() as stack:
+        stack.callback(parts.layers[0].register_forward_pre_hook(begin, with_kwargs=True).remove)
+        for i, layer in enumerate(parts.layers[: exit_at + 1]):
+            stack.callback(layer.register_forward_hook(follow(i == exit_at)).remove)
+        yield
+
+
 class Features:
     """What the target's head is given at every forward, (B, q, D); its hook goes with the stack.
 
@@ -130,11 +160,11 @@ class Skimming:
         """How many layers the target has."""
         return len(self.parts.layers)
 
-    def read(self, tokens: Tensor, skip: Skip) -> Tensor:
+    def read(self, tokens: Tensor, skip: Skip, bend: Bend | None = None) -> Tensor:
         """Read tokens (B, k) on; returns logits (B, k, V)."""
         if self._ahead is None:
             self._ahead = self.target.ahead()
-        with leaving_out(self.parts, skip):
+        with leaving_out(self.parts, skip), _bending(self.parts, skip, bend):
             return self._ahead.read(tokens)
 
     def forget(self) -> None:

@@ -12,7 +12,9 @@ from transformers import BloomConfig, BloomForCausalLM
 from foveate.decode.unified_layer_skip import UnifiedLayerSkip, reserved
 
 
-def run(params: Mapping[str, Any], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def run(
+    params: Mapping[str, Any], given: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, Tensor]:
     weights = {k[2:]: v for k, v in given.items() if k.startswith("w.")}
     layers, heads = int(params["n_layer"]), int(params["heads"])
     vocabulary, hidden = weights["transformer.word_embeddings.weight"].shape
@@ -30,7 +32,7 @@ def run(params: Mapping[str, Any], given: Mapping[str, Tensor]) -> dict[str, Ten
     run = UnifiedLayerSkip(speedup=float(params["target_speedup"])).reserved(layers)
     ids, said = given["prompt"], []
     pairs = given["pairs"].tolist()
-    new = ids.shape[1] + 5  # no parameter says how many; both known cases decode five more than the prompt has
+    new = int(params.get("max_new_tokens", shapes["logits"][0]))  # a case says it by how many logits it lists
     out = model(ids, use_cache=True)
     for i, block in enumerate(model.transformer.h):
         if i not in run:
