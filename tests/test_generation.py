@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+import talkers
 from foveate.errors import InputError
 from foveate.generation import HeadAware, NextScale, Shape, classify, collaborate, jacobi, masked
 from foveate.generation.jacobi import _Run, check
@@ -19,26 +20,11 @@ V = 20
 
 @pytest.fixture(scope="module")
 def model() -> Any:
-    torch.manual_seed(5)
-    config = LlamaConfig(
-        vocab_size=V,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        mask_token_id=V - 1,
-        eos_token_id=None,
-        bos_token_id=None,
-    )
-    made = LlamaForCausalLM(config).eval()
-    for p in made.parameters():
-        if p.ndim > 1:
-            p.data.normal_(std=1.5 * p.shape[-1] ** -0.5)
-    return made
+    return talkers.llama(V, mask_token_id=V - 1, eos_token_id=None)
 
 
 def prompts(rows: int = 2, n: int = 4) -> Tensor:
-    return torch.randint(0, V - 1, (rows, n), generator=torch.Generator().manual_seed(2))
+    return talkers.prompts(0, V - 1, rows, n)
 
 
 # --- speculative Jacobi -----------------------------------------------------------------------------------------------

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
 
 import foveate
+import talkers
 from foveate.errors import InputError, OptionError, UnsupportedCallError
 from foveate.sampling import (
     CaptionGuidance,
@@ -30,26 +30,11 @@ V, EOS = 24, 1
 
 @pytest.fixture(scope="module")
 def model() -> Any:
-    torch.manual_seed(5)
-    config = LlamaConfig(
-        vocab_size=V,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        eos_token_id=EOS,
-        pad_token_id=0,
-        bos_token_id=None,
-    )
-    made = LlamaForCausalLM(config).eval()
-    for p in made.parameters():
-        if p.ndim > 1:
-            p.data.normal_(std=1.5 * p.shape[-1] ** -0.5)
-    return made
+    return talkers.llama(V, eos_token_id=EOS, pad_token_id=0)
 
 
 def prompts(rows: int = 2, n: int = 5) -> Tensor:
-    return torch.randint(2, V, (rows, n), generator=torch.Generator().manual_seed(2))
+    return talkers.prompts(2, V, rows, n)
 
 
 # --- top-H ------------------------------------------------------------------------------------------------------------

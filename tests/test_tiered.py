@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import gc
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,6 @@ from torch import Tensor
 import foveate
 from foveate.errors import CacheFileError
 from foveate.parts.chunk_bounds import abstracts, bounds, candidates, choose, coarser
-from foveate.stores import files
 from foveate.stores.tiered import DEVICE, DISK, HOST, Tiered, tiers
 from foveate.testing.packs import held
 from site_kit import generate, logits_of, make
@@ -151,7 +152,7 @@ def test_a_spill_that_fails_loses_nothing(step: str, tmp_path: Path, monkeypatch
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as m:
-        m.setattr(files.tempfile if step == "mkstemp" else files.os, step, fail)
+        m.setattr(tempfile if step == "mkstemp" else os, step, fail)
         with pytest.raises(CacheFileError, match="No space left"):
             s.append(keys[:, :, :40], values[:, :, :40])
     assert torch.equal(s.read()[0][:, :, :200], before)

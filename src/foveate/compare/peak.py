@@ -6,6 +6,8 @@ from pathlib import Path
 
 import torch
 
+from ..bench import process
+
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -25,5 +27,4 @@ def peak(device: torch.device) -> int:
     """Bytes at the peak since :func:`begin`: allocated by torch on the GPU, else resident in main memory."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    lines = _STATUS.read_text(encoding="ascii", errors="replace").splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    return process.peak()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
+from ..atomic import replacing
 from ..errors import InputError
 from .optimise import Optimiser
 
@@ -20,11 +20,8 @@ def write(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None
     from safetensors.torch import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part, {KEY: json.dumps(state)})
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    with replacing(path) as part:
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part, {KEY: json.dumps(state)})
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

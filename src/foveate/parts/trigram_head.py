@@ -105,7 +105,8 @@ class TrigramHead:
         return 0 if self.at is None else len(self.at)
 
     def _split(self, x: Tensor, name: str) -> Tensor:
-        return linear(x, self.w[f"self_attn_{name}_proj_weight"]).unflatten(-1, (-1, self.size)).transpose(1, 2)
+        split: Tensor = linear(x, self.w[f"self_attn_{name}_proj_weight"]).unflatten(-1, (-1, self.size))
+        return split.transpose(1, 2)
 
     def _norm(self, x: Tensor, name: str) -> Tensor:
         return x * (x.pow(2).mean(-1, keepdim=True) + self.eps).rsqrt() * self.w[f"{name}_weight"]

@@ -1,4 +1,4 @@
-"""Tensors in files that are whole or not there: written beside their place, made durable, then put there at once.
+"""Tensors in files that are whole or not there.
 
 Files are safetensors, so nothing in them is ever run. What is read is checked against a hash first.
 """
@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ..atomic import replacing
 from ..errors import CacheFileError
 
 
@@ -33,24 +33,11 @@ def write(path: Path, data: bytes) -> None:
     Raises:
         CacheFileError: it cannot be written (no space, no permission).
     """
-    handle, name = -1, ""
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        with os.fdopen(handle, "wb") as out:
-            handle = -1
-            out.write(data)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(name, path)
-        name = ""
-        _sync(path.parent)
+        with replacing(path) as part:
+            part.write_bytes(data)
     except OSError as error:
         raise CacheFileError(f"{str(path)!r} cannot be written: {error.strerror or error}") from error
-    finally:
-        if handle >= 0:
-            os.close(handle)
-        if name:
-            Path(name).unlink(missing_ok=True)
 
 
 def encoded(tensors: Mapping[str, Tensor]) -> bytes:
@@ -111,19 +98,5 @@ def ahead(path: Path) -> None:
         return
     try:
         os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_WILLNEED)
-    finally:
-        os.close(handle)
-
-
-def _sync(folder: Path) -> None:
-    """Make a rename in ``folder`` durable, where folders can be synced."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    except OSError:  # some file systems refuse it
-        pass
     finally:
         os.close(handle)
