@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -118,12 +119,24 @@ def _chosen(archive: Archive, there: list[Video], loaded: Loaded, plan: Any, que
         if not free:
             plans = sorted({v.recipe.plan or "none" for v in own})
             raise InputError(f"nothing was indexed with the plan {str(steps)!r}; there is {'; '.join(plans)}")
+    exact = {_beside(v): _width(v) for v in sorted(free, key=_width)}  # the most exact of each content
+    free = [v for v in free if _width(v) == exact[_beside(v)]]
     ways = {(v.recipe.first, v.recipe.question, "" if plan is not None else v.recipe.plan) for v in free}
     if len(ways) > 1:
         plans = sorted({v.recipe.plan or "none" for v in free})
         raise InputError(f"the videos were indexed in {len(ways)} ways ({'; '.join(plans)}); say which with 'plan'")
     unique = {v.key: v for v in reversed(free)}
     return sorted(unique.values(), key=lambda v: (v.name, v.key))
+
+
+def _width(v: Video) -> int:
+    """Bits of a stored number, those that are as they were counting most."""
+    return 64 if v.recipe.bits is None else v.recipe.bits
+
+
+def _beside(v: Video) -> tuple[str, str, str]:
+    """What entries share that differ in their bits at most (and in the name of the file)."""
+    return v.media, v.path, replace(v.recipe, bits=None).text
 
 
 def _first(plan: Plan, recipe: Recipe) -> tuple[tuple[str, str], ...]:
@@ -142,13 +155,22 @@ def _picked(
     archive: Archive, chosen: Sequence[Video], loaded: Loaded, question: str, budget: int, by: str
 ) -> list[tuple[Clip, Seen, float]]:
     """The clips to answer from, with their tokens and scores."""
-    width = chosen[0].width
     if sum(v.tokens for v in chosen) <= budget:
         clips = archive.clips(chosen)
-        return [(c, s, 1.0) for c, s in zip(clips, archive.tokens(width, clips))]
+        return [(c, s, 1.0) for c, s in zip(clips, _read(archive, chosen, clips))]
     embeddings = loaded.model.get_input_embeddings().weight
     asked = normalize(words(loaded, question) - center(embeddings).to(loaded.device), dim=-1).mean(0)
     clips = archive.clips(chosen, asked.tolist(), CANDIDATES)
-    seen = archive.tokens(width, clips)
+    seen = _read(archive, chosen, clips)
     scores = fits(loaded, seen, question, by)
     return [(clips[i], seen[i], scores[i]) for i in within(seen, scores, budget)]
+
+
+def _read(archive: Archive, chosen: Sequence[Video], clips: Sequence[Clip]) -> list[Seen]:
+    """The tokens of clips, in their order, each as its entry is kept."""
+    kept = {v.key: v.recipe.bits for v in chosen}
+    found: dict[Clip, Seen] = {}
+    for bits in dict.fromkeys(kept.values()):
+        mine = [c for c in clips if kept[c.key] == bits]
+        found |= dict(zip(mine, archive.tokens(chosen[0].width, mine, bits)))
+    return [found[c] for c in clips]

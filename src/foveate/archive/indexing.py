@@ -21,7 +21,7 @@ from ..stream.split import split
 from ..video import Frame, Video, open_video
 from .recipe import Recipe, media_hash, model_hash
 from .row import Video as Entry
-from .row import rows
+from .row import rows, stored
 from .table import Archive
 
 #: Suffixes of the files that are taken of a folder.
@@ -41,6 +41,7 @@ class Indexed:
         state: "indexed"; "known", when the store had its content already; or "failed".
         key: of the entry; empty where it failed. clips, tokens, seconds: of it.
         error: what was wrong, else empty.
+        stored: bytes that its tokens take, with their times and places; 0 unless it was indexed just now.
     """
 
     path: str
@@ -50,6 +51,7 @@ class Indexed:
     tokens: int = 0
     seconds: float = 0.0
     error: str = ""
+    stored: int = 0
 
 
 def find(given: Iterable[str | PathLike[str]]) -> list[Path]:
@@ -79,7 +81,15 @@ class Encoder:
     first: Plan
 
     @classmethod
-    def of(cls, model: Loaded | str | Path, plan: Any, fps: float, clip: int, question: str | None) -> Encoder:
+    def of(
+        cls,
+        model: Loaded | str | Path,
+        plan: Any,
+        fps: float,
+        clip: int,
+        question: str | None,
+        bits: int | None = None,
+    ) -> Encoder:
         """Loads the model, if it is not yet, and checks that the plan can run without a question (or has its own).
 
         Raises:
@@ -91,7 +101,7 @@ class Encoder:
         loaded = model if isinstance(model, Loaded) else load(model)
         steps = plan_of(plan, family=loaded.family)
         first, _ = split(steps, known=question is not None)
-        return cls(loaded, Recipe.of(model_hash(loaded), steps, fps, clip, question), first)
+        return cls(loaded, Recipe.of(model_hash(loaded), steps, fps, clip, question, bits), first)
 
     def clips(self, video: Video, progress: Progress | None = None) -> Iterator[tuple[int, Seen]]:
         """Numbered clips of an open video, one after the other; only one clip of frames is in memory."""
@@ -132,6 +142,7 @@ def index(
     fps: float = 1.0,
     clip: int = 8,
     question: str | None = None,
+    bits: int | None = None,
     tell: Callable[[Indexed], None] | None = None,
     progress: Progress | None = None,
 ) -> list[Indexed]:
@@ -146,6 +157,7 @@ def index(
             runs now, the rest when one comes.
         fps: frames seen of each second. clip: frames encoded together, and the unit that answers are given from.
         question: index for this question only, with methods that decide by it.
+        bits: 8 or 4, to keep tokens in so many bits a number; None keeps them as they are.
         tell: called after each file. progress: called while a file is encoded.
 
     Raises:
@@ -153,7 +165,7 @@ def index(
     """
     paths = find(videos)
     archive = store if isinstance(store, Archive) else Archive(store)
-    maker = Encoder.of(model, plan, fps, clip, question)
+    maker = Encoder.of(model, plan, fps, clip, question, bits)
     known = {v.key: v for v in archive.videos()}
     out = []
     for path in paths:
@@ -180,7 +192,7 @@ def _one(path: Path, archive: Archive, maker: Encoder, known: dict[str, Entry], 
     if (there := known.get(key)) is not None:
         note(path, archive, there)
         return Indexed(str(path), "known", key, there.clips, there.tokens, there.seconds)
-    width = tokens = clips = 0
+    width = tokens = clips = size = 0
     waiting: list[dict[str, Any]] = []
     with open_video(path) as video:
         seconds = float(video.duration)
@@ -188,8 +200,8 @@ def _one(path: Path, archive: Archive, maker: Encoder, known: dict[str, Entry], 
             if not clips:
                 width = seen.x.shape[1]
                 archive.begin(key, width)
-            waiting += rows(key, maker.recipe, [(number, seen)])
-            clips, tokens = clips + 1, tokens + seen.n
+            waiting += (new := rows(key, maker.recipe, [(number, seen)]))
+            clips, tokens, size = clips + 1, tokens + seen.n, size + stored(new)
             if len(waiting) >= TOGETHER:
                 archive.add(width, waiting)
                 waiting = []
@@ -197,7 +209,7 @@ def _one(path: Path, archive: Archive, maker: Encoder, known: dict[str, Entry], 
     made = Entry(key, media, path.name, str(path), maker.recipe, seconds, clips, tokens, width)
     archive.finish(made)
     known[key] = made
-    return Indexed(str(path), "indexed", key, clips, tokens, seconds)
+    return Indexed(str(path), "indexed", key, clips, tokens, seconds, stored=size)
 
 
 def note(path: Path, archive: Archive, there: Entry) -> None:
@@ -209,4 +221,5 @@ def note(path: Path, archive: Archive, there: Entry) -> None:
 def together(found: Sequence[Indexed]) -> str:
     """One line for people."""
     parts = [f"{sum(f.state == s for f in found)} {s}" for s in ("indexed", "known", "failed")]
-    return f"{len(found)} files: {', '.join(parts)}; {sum(f.tokens for f in found):,} tokens"
+    size = f", {sum(f.stored for f in found):,} bytes of new ones" if any(f.stored for f in found) else ""
+    return f"{len(found)} files: {', '.join(parts)}; {sum(f.tokens for f in found):,} tokens{size}"

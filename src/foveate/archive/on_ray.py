@@ -19,7 +19,7 @@ from ..video import open_video
 from .indexing import Encoder, Indexed, failed, find, note
 from .recipe import Recipe, media_hash
 from .row import Video as Entry
-from .row import clip_rows, clip_table, rows
+from .row import clip_rows, clip_table, rows, stored
 from .table import Archive
 
 
@@ -27,12 +27,20 @@ class Worker:
     """One model of the pool. Called with batches of one file."""
 
     def __init__(
-        self, known: list[str], model: str, plan: Any, fps: float, clip: int, question: str | None, threads: int
+        self,
+        known: list[str],
+        model: str,
+        plan: Any,
+        fps: float,
+        clip: int,
+        question: str | None,
+        threads: int,
+        bits: int | None = None,
     ) -> None:
         import torch
 
         torch.set_num_threads(threads)
-        self.maker = Encoder.of(model, plan, fps, clip, question)
+        self.maker = Encoder.of(model, plan, fps, clip, question, bits)
         self.known = set(known)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
@@ -69,6 +77,7 @@ def index_on_ray(
     fps: float = 1.0,
     clip: int = 8,
     question: str | None = None,
+    bits: int | None = None,
     workers: int = 1,
     cpus: float = 1.0,
     gpus: float = 0.0,
@@ -91,12 +100,12 @@ def index_on_ray(
     archive = store if isinstance(store, Archive) else Archive(store)
     known = {v.key: v for v in archive.videos()}
     name = str(Path(model).resolve()) if Path(model).is_dir() else str(model)
-    Encoder.of(name, plan, fps, clip, question)  # what is wrong for all files is said here, not by every worker
+    Encoder.of(name, plan, fps, clip, question, bits)  # what is wrong for all files is said here, not by every worker
     with running(ray):
         data = ray.data.from_items([{"path": str(p.resolve())} for p in paths], override_num_blocks=len(paths))
         made = data.map_batches(
             Worker,
-            fn_constructor_args=(sorted(known), name, plan, fps, clip, question, max(1, int(cpus))),
+            fn_constructor_args=(sorted(known), name, plan, fps, clip, question, max(1, int(cpus)), bits),
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=workers),
             num_cpus=cpus,
@@ -131,4 +140,4 @@ def _stored(row: dict[str, Any], archive: Archive, known: dict[str, Entry]) -> I
     made = Entry(key, row["media"], path.name, str(path), recipe, row["seconds"], len(clips), tokens, row["width"])
     archive.finish(made)
     known[key] = made
-    return Indexed(str(path), "indexed", key, len(clips), tokens, row["seconds"])
+    return Indexed(str(path), "indexed", key, len(clips), tokens, row["seconds"], stored=stored(clips))

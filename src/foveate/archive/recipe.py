@@ -12,11 +12,12 @@ from typing import Any
 import torch
 
 from .. import __version__
-from ..errors import MediaError, PlanError
+from ..errors import InputError, MediaError, PlanError
 from ..load import Loaded
 from ..prompt import QwenBuilder
 from ..spec import Plan
 from ..stream.split import asks, split
+from .coding import BITS
 
 #: Raised when what is stored changes its meaning.
 FORMAT = 1
@@ -33,6 +34,7 @@ class Recipe:
         fps: frames seen of each second; clip: frames encoded together.
         question: what methods that decide by it were told, or None where none of them is told one.
         version, format: of foveate and of the store.
+        bits: of each number of a token, or None: tokens are kept as they are.
     """
 
     model: str
@@ -43,23 +45,36 @@ class Recipe:
     question: str | None
     version: str = __version__
     format: int = FORMAT
+    bits: int | None = None
 
     @classmethod
-    def of(cls, model: str, plan: Plan, fps: float, clip: int, question: str | None = None) -> Recipe:
+    def of(
+        cls, model: str, plan: Plan, fps: float, clip: int, question: str | None = None, bits: int | None = None
+    ) -> Recipe:
         """The recipe of a plan.
 
         Raises:
             PlanError: a question is given and nothing decides by it, or the plan cannot run without the frames.
+            InputError: tokens cannot be kept at so many bits.
         """
+        if bits is not None and bits not in BITS:
+            raise InputError(
+                f"'bits' must be one of {', '.join(map(str, BITS))}, or None for tokens as they are. Got {bits!r}."
+            )
         if question is not None and not any(asks(m) for m in plan.at("inputs")):
             raise PlanError(f"no method of {str(plan)!r} decides by the question; index without one, for all questions")
         first, _ = split(plan, known=question is not None)
-        return cls(model, str(plan), tuple((m.name, _options(m)) for m in first), fps, clip, question)
+        return cls(model, str(plan), tuple((m.name, _options(m)) for m in first), fps, clip, question, bits=bits)
+
+    @property
+    def _data(self) -> dict[str, Any]:
+        """All fields; bits only where there are some, so that earlier stores keep their keys."""
+        return {k: v for k, v in dataclasses.asdict(self).items() if k != "bits" or v is not None}
 
     @property
     def text(self) -> str:
         """Canonical JSON."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+        return json.dumps(self._data, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
 
     @classmethod
     def read(cls, text: str) -> Recipe:
@@ -70,7 +85,7 @@ class Recipe:
     @property
     def id(self) -> str:
         """Hash of what decides what is stored: all but how the rest of the plan is written."""
-        data = {k: v for k, v in dataclasses.asdict(self).items() if k != "plan"}
+        data = {k: v for k, v in self._data.items() if k != "plan"}
         return _sha(json.dumps(data, sort_keys=True, ensure_ascii=True, separators=(",", ":")).encode())
 
     def key(self, media: str) -> str:

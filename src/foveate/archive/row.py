@@ -13,6 +13,7 @@ from safetensors.torch import save as pack
 from torch.nn.functional import normalize
 
 from ..stream.seen import Seen
+from .coding import coded
 from .recipe import Recipe
 
 
@@ -55,13 +56,18 @@ def rows(key: str, recipe: Recipe, clips: Iterable[tuple[int, Seen]]) -> list[di
     for number, seen in clips:
         seen = seen.moved("cpu")
         start, stop = seen.span
-        payload = pack({k: v.contiguous() for k, v in seen.tensors().items()})
+        payload = pack({k: v.contiguous() for k, v in coded(seen.tensors(), recipe.bits).items()})
         row: dict[str, Any] = {"id": f"{key}/{number}", "key": key, "recipe": recipe.id, "number": number}
         row |= {"start": start, "stop": stop, "tokens": seen.n}
         row["vector"] = normalize(seen.x.float(), dim=-1).mean(0).tolist()
         row["payload"], row["check"] = payload, clip_check(row, payload)
         out.append(row)
     return out
+
+
+def stored(clips: Iterable[dict[str, Any]]) -> int:
+    """Bytes of the tokens in some rows of the table of clips."""
+    return sum(len(c["payload"]) for c in clips)
 
 
 def clip_check(row: dict[str, Any], payload: bytes) -> str:

@@ -18,6 +18,7 @@ from safetensors.torch import load as unpack
 
 from ..errors import FoveateError, InputError, MissingExtraError, StoreError
 from ..stream.seen import Seen
+from .coding import decoded
 from .recipe import Recipe
 from .row import Clip, Video, clip_check, clip_schema, video_check, video_schema
 
@@ -83,8 +84,8 @@ class Archive:
         made = [Clip(**{k: r[k] for k in columns}, fit=1.0 - r["_distance"]) for r in read if r["key"] in keys]
         return sorted(made, key=lambda c: (-c.fit, c.key, c.number))
 
-    def tokens(self, width: int, clips: Sequence[Clip]) -> list[Seen]:
-        """What is stored of these clips, in their order.
+    def tokens(self, width: int, clips: Sequence[Clip], bits: int | None = None) -> list[Seen]:
+        """What is stored of these clips, in their order. bits: of the recipe they were made with.
 
         Raises:
             StoreError: a clip is missing or damaged.
@@ -97,15 +98,15 @@ class Archive:
         for i in ids:
             if i not in read:
                 raise StoreError(f"{self.where}: clip {i[:12]}... is missing; {_AGAIN}")
-            out.append(self._seen(read[i], width))
+            out.append(self._seen(read[i], width, bits))
         return out
 
-    def _seen(self, row: dict[str, Any], width: int) -> Seen:
+    def _seen(self, row: dict[str, Any], width: int, bits: int | None = None) -> Seen:
         told = f"clip {row['number']} of entry {row['key'][:12]}..."
         if clip_check(row, row["payload"]) != row["check"]:
             raise StoreError(f"{self.where}: {told} is damaged (its checksum does not fit); {_AGAIN}")
         try:
-            seen = Seen.of(unpack(row["payload"]))
+            seen = Seen.of(decoded(unpack(row["payload"]), bits))
         except (SafetensorError, InputError) as error:
             raise StoreError(f"{self.where}: {told} cannot be read ({_line(error)}); {_AGAIN}") from error
         if (seen.n, seen.x.shape[1]) != (row["tokens"], width):

@@ -22,6 +22,7 @@ def index(
     question: Annotated[
         str | None, typer.Option(help="Index for this question only, with methods that decide by it.")
     ] = None,
+    bits: Annotated[int | None, typer.Option(help="Keep tokens in 8 or 4 bits a number. Default: as they are.")] = None,
     ray: Annotated[bool, typer.Option("--ray", help="Encode on Ray Data (extra 'ray').")] = False,
     workers: Annotated[int, typer.Option(help="Models that encode at the same time, with --ray.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a file on stdout, nothing else.")] = False,
@@ -35,7 +36,8 @@ def index(
         if as_json:
             print_json(vars(done))
             return
-        what = done.error if done.state == "failed" else f"{done.clips} clips, {done.tokens:,} tokens"
+        size = f", {done.stored:,} bytes" if done.stored else ""
+        what = done.error if done.state == "failed" else f"{done.clips} clips, {done.tokens:,} tokens{size}"
         console().print(harmless(f"{done.state:8} {done.path}: {what}"), markup=False, soft_wrap=True)
 
     quieten()
@@ -44,7 +46,16 @@ def index(
         from ..archive.on_ray import index_on_ray
 
         done = index_on_ray(
-            videos, store, model=name, plan=plan, fps=fps, clip=clip, question=question, workers=workers, tell=tell
+            videos,
+            store,
+            model=name,
+            plan=plan,
+            fps=fps,
+            clip=clip,
+            question=question,
+            bits=bits,
+            workers=workers,
+            tell=tell,
         )
     else:
         with bar(as_json) as progress:
@@ -56,6 +67,7 @@ def index(
                 fps=fps,
                 clip=clip,
                 question=question,
+                bits=bits,
                 tell=tell,
                 progress=progress,
             )
