@@ -10,6 +10,7 @@ import importlib.util
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ os.environ |= {  # read when vLLM is imported
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
     "HF_HUB_OFFLINE": "1",
-    "VLLM_ENABLE_V1_MULTIPROCESSING": os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING", "0"),
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
 }
 
@@ -40,6 +41,8 @@ QUESTION = "What is to be seen here? Say it in a few words, please."
 # one that selects, one that merges, so that DeepStack features merge too, and one that decides by the words
 PLANS = {"qwen2_5_vl": "foveal", "qwen3_vl": "aim", "llava_onevision": "divprune"}
 KEEP = 0.5
+#: Families whose engine runs in a process of its own, as servers have it.
+APART = {"llava_onevision"}
 NEAR = 1e-3
 
 
@@ -60,7 +63,6 @@ def engine(folder: Path, plan: str | None, **more: Any) -> Any:
         "block_size": 32,
         "enable_prefix_caching": True,
         "limit_mm_per_prompt": {"image": 2, "video": 1},
-        "skip_mm_profiling": True,
         "hf_overrides": overrides,
     }
     return vllm.LLM(str(folder), **given | more)
@@ -111,7 +113,8 @@ def asks(family: str) -> dict[str, Ask]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_same_as_transformers(folder: Path, family: str) -> None:
+def test_the_same_as_transformers(folder: Path, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", str(int(family in APART)))
     reference, timed = Reference(folder), family != "llava_onevision"
     llm = engine(folder, PLANS[family])
     asked = asks(family)
@@ -152,3 +155,27 @@ def test_a_plan_that_cannot_run_is_refused_at_the_start(plan: str, why: str, tmp
     folder = make("qwen2_5_vl", tmp_path / "qwen2_5_vl")
     with pytest.raises(Exception, match=why):  # vLLM raises its own kind of error around ours
         engine(folder, plan)
+
+
+def test_registering_twice_keeps_what_vllm_had() -> None:
+    from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdateConfig
+
+    from foveate.vllm import MODELS, register
+    from foveate.vllm.configure import Configure, extended
+
+    calls = []
+
+    class Theirs(VerifyAndUpdateConfig):
+        @staticmethod
+        def verify_and_update_model_config(model_config: Any) -> None:
+            calls.append(model_config)
+
+    register()
+    before = {name: MODELS_CONFIG_MAP[name] for name in MODELS}
+    register()
+    assert before == {name: MODELS_CONFIG_MAP[name] for name in MODELS}
+    both = extended(Theirs)
+    both.verify_and_update_model_config(SimpleNamespace(hf_config=None, multimodal_config=None))
+    assert len(calls) == 1
+    assert extended(both) is both
+    assert extended(None) is Configure

@@ -46,11 +46,11 @@ def register() -> None:
     if version and version < FIRST:
         logger.warning("foveate's plug-in needs vLLM 0.32 or later, and does nothing in %s", __version__)
         return
-    from .configure import Configure
+    from .configure import extended
 
     for architecture, module in MODELS.items():
         ModelRegistry.register_model(architecture, f"{__name__}.{module}:Model")
-        MODELS_CONFIG_MAP[architecture] = Configure
+        MODELS_CONFIG_MAP[architecture] = extended(MODELS_CONFIG_MAP.get(architecture))
     if current_platform.is_cpu():
         from .cpu import mend
 

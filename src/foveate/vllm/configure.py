@@ -43,6 +43,22 @@ class Configure(VerifyAndUpdateConfig):
         _positions(config.get_text_config())
 
 
+def extended(before: type[Any] | None) -> type[Any]:
+    """What is called for an architecture: first what vLLM had for it, if anything, then :class:`Configure`."""
+    if before is None or issubclass(before, Configure):
+        return before or Configure
+
+    class Both(Configure):
+        verify_and_update_config = staticmethod(before.verify_and_update_config)
+
+        @staticmethod
+        def verify_and_update_model_config(model_config: Any) -> None:
+            before.verify_and_update_model_config(model_config)
+            Configure.verify_and_update_model_config(model_config)
+
+    return Both
+
+
 def _positions(text: Any) -> None:
     """Let a model that counts positions one by one take three, all equal: only then can vLLM give a token its own.
 
