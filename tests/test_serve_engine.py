@@ -182,6 +182,37 @@ def test_a_failure_in_the_middle_of_a_stream(served: Served, error: BaseExceptio
     assert served.engine.alive
 
 
+@pytest.mark.parametrize(("plan", "times"), [("foveal(keep=0.5)", 1), ("none", 0), ("snapkv(keep=0.5, window=4)", 11)])
+def test_a_plan_stays_on_the_model_between_tokens(
+    served: Served, plan: str, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Putting it on for every token cost as much as the token; what cache methods know of a step ends with it."""
+    from foveate.serve import inplace
+
+    put: list[str] = []
+
+    def counted(model: Any, steps: Any) -> Any:
+        put.append(str(steps))
+        return foveate.apply(model, steps)
+
+    monkeypatch.setattr(inplace, "apply", counted)
+    out = post(served, said("Hello?", ("image", uri(picture()))), 12, foveate={"plan": plan})
+    assert out.json()["usage"]["completion_tokens"] == 12
+    assert len(put) == times
+    assert served.settled()
+    until = time.monotonic() + 5
+    while (left := hooks_of(served)) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert not left, "an idle model is as it was"
+
+
+def hooks_of(served: Served) -> list[Any]:
+    """Hooks on the decoder and its layers, but for the engine's own."""
+    parts = served.engine.parts
+    there = [h for m in (parts.model, parts.decoder, *parts.layers) for h in m._forward_pre_hooks.values()]
+    return [h for h in there if h != served.engine._look_up]
+
+
 def test_a_failure_while_a_prompt_is_read(served: Served) -> None:
     hook = fail_once(served, RuntimeError("secret words"), after=1)
     out = post(served, said("Hello?"), stream=True)

@@ -22,13 +22,14 @@ from typing import Any
 
 import torch
 
-from ..apply import apply, check
+from ..apply import check
 from ..load import Loaded
 from ..sites.joint import Joint
 from ..sites.model import anatomy
 from ..sites.rows import compacted, nbytes
 from ..spec import Plan
 from .answering import Answering
+from .inplace import InPlace
 from .metrics import Metrics
 from .problems import Problem, stopping, told
 from .reading import Reader
@@ -52,6 +53,7 @@ class Engine:
         self.parts = anatomy(loaded.model)
         self.reuse = Reuse(settings.reuse_bytes)
         self.reader = Reader(loaded, settings, self.reuse, metrics)
+        self._plan = InPlace(loaded.model)
         self._waiting: deque[Task] = deque()
         self._running: dict[str, list[tuple[Plan, Joint, list[Answering]]]] = {}
         self._now: Task | None = None
@@ -141,9 +143,11 @@ class Engine:
                 try:
                     with torch.no_grad():
                         self._rounds()
+                    self._plan.leave()
                     break
                 except BaseException as error:
                     log.exception("the engine failed; it goes on")
+                    self._plan.leave()
                     self.metrics.restarts.inc()
                     self._fail_all(told(error))
             self._fail_all(stopping())
@@ -207,6 +211,7 @@ class Engine:
     def _begin(self, task: Task) -> None:
         """Read a prompt and write the first token of its answer."""
         with self._answering(task):
+            self._plan.leave()
             if task.plan.at("decode"):
                 from .alone import answer_alone
 
@@ -232,12 +237,13 @@ class Engine:
         """One token for every answer of a plan."""
         groups = self._running[name]
         plan = Plan(m for m in groups[0][0] if m.stage != "media")
-        with apply(self.loaded.model, plan):
+        with self._plan.step(plan):
             for group in list(groups):
                 _, joint, answers = group
                 try:
                     self._step(joint, answers)
                 except Exception as error:
+                    self._plan.stale = True  # hooks may hold what the failed step left
                     log.exception("%d answers failed", len(answers))
                     for a in answers:
                         self._tell(a.task, told(error))
@@ -246,6 +252,8 @@ class Engine:
                     groups.remove(group)
         if not groups:
             del self._running[name]
+        if not self._running:
+            self._plan.leave()
 
     def _step(self, joint: Joint, answers: list[Answering]) -> None:
         gone = [(a, over) for a in answers if (over := a.task.over) is not None]
