@@ -45,15 +45,18 @@ class Configure(VerifyAndUpdateConfig):
 
 def extended(before: type[Any] | None) -> type[Any]:
     """What is called for an architecture: first what vLLM had for it, if anything, then :class:`Configure`."""
-    if before is None or issubclass(before, Configure):
-        return before or Configure
+    if before is None:
+        return Configure
+    if issubclass(before, Configure):
+        return before
+    theirs = before
 
     class Both(Configure):
-        verify_and_update_config = staticmethod(before.verify_and_update_config)
+        verify_and_update_config = staticmethod(theirs.verify_and_update_config)
 
         @staticmethod
         def verify_and_update_model_config(model_config: Any) -> None:
-            before.verify_and_update_model_config(model_config)
+            theirs.verify_and_update_model_config(model_config)
             Configure.verify_and_update_model_config(model_config)
 
     return Both

@@ -173,7 +173,7 @@ def _tried(m: Any, layout: Layout) -> int:
 
 
 def _tokens(x: Tensor, layout: Layout, words: Tensor | None) -> Tokens:
-    cells = grid(layout).to(x.device)[None]
+    cells = grid(layout).clone().to(x.device)[None]  # a method may write into what it is given
     return Tokens(x[None], full=len(x), grid=cells, text=None if words is None else words[None])
 
 
