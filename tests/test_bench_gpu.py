@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from foveate.bench import gpu
-from foveate.bench.gpu_shapes import SIZED, VIDEO
+from foveate.bench.gpu_shapes import SIZED
+from foveate.bench.shapes import VIDEO
 from foveate.errors import InputError
 
 

@@ -23,8 +23,9 @@ from ..apply import apply
 from ..errors import InputError, UnsupportedCallError
 from ..memory import is_memory
 from ..spec import Plan
-from .gpu_shapes import SIZED, VIDEO, Sized
+from .gpu_shapes import SIZED, Sized
 from .results import commit, goal, save
+from .shapes import VIDEO
 
 SIZES, ROWS = (2048, 8192, 16384, 32768, 65536), (1, 4, 16)
 SIDES = ("full", "plan", "oracle")

@@ -37,7 +37,7 @@ class Sized:
         place = ids == VIDEO
         left = ~place | (place.cumsum(0) <= m)
         embed = self.model.get_input_embeddings()
-        out = embed(inputs["input_ids"][:, left])
+        out: Tensor = embed(inputs["input_ids"][:, left])
         out[:, place[left]] = self.features(inputs)[:, :m].to(out.dtype)
         return out
 

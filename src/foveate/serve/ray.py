@@ -107,4 +107,5 @@ def application(args: Mapping[str, str]) -> Any:
                 numbers[what] = kind(text)
             except ValueError as error:
                 raise InputError(f"{what!r} is a number. Got {text!r}.") from error
-    return deployment(model, settings=Settings(keys=(key,) if key else ()), **given, **numbers)
+    rest: dict[str, Any] = {**given, **numbers}
+    return deployment(model, settings=Settings(keys=(key,) if key else ()), **rest)
