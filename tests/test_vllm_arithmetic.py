@@ -57,6 +57,7 @@ def test_what_decides_by_the_words_says_so() -> None:
     [
         ("dcode", PlanError, "depends on what the picture shows.*these methods run there: .*divprune"),
         ("trim", PlanError, r"give it a budget, trim\(keep=0.25\)"),
+        ("foveal(keep=0.2, enough=0.9)", PlanError, r"foveal\(keep=0.2, enough=0.9\) keeps depends"),
         ("visionzip", SignalError, "visionzip needs cls_attention or received_attention.*divprune"),
         ("snapkv", PlanError, "one method of stage inputs"),
         ("divprune + evs", PlanError, "one method of stage inputs"),
@@ -69,8 +70,9 @@ def test_what_cannot_run_is_refused(plan: str, error: type[Exception], why: str)
         rule_of(plan)
 
 
-def test_a_budget_makes_a_method_fit() -> None:
-    assert rule_of("trim(keep=0.2)").exact
+@pytest.mark.parametrize("plan", ["trim(keep=0.2)", "prunevid(keep=0.25)", "timechat_online(keep=0.25)"])
+def test_a_budget_makes_a_method_fit(plan: str) -> None:
+    assert rule_of(plan).exact
 
 
 def test_auto_is_the_plan_of_the_family() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import FoveateError, OptionError, PlanError, SignalError
+from ..errors import OptionError, PlanError, SignalError
 from ..families import plan_on
 from ..method import spec
 from ..parts.budget import budget
@@ -110,31 +110,33 @@ def works() -> tuple[str, ...]:
 
 def _rule(m: Any) -> Rule | PlanError:
     """The rule of a method, or why there is none. It is tried out once for all budgets."""
-    given = getattr(m, "keep", None) is not None
-    found = _probed(dataclasses.replace(m, keep=_TRIED[0]) if given else m)
-    if isinstance(found, PlanError):
-        return found
-    return Rule(m, found, asks(m) and blind(m) != m)
-
-
-@functools.lru_cache(maxsize=256)
-def _probed(m: Any) -> bool | PlanError:
-    """Whether the number kept is the budget of ``keep`` or else follows from the grid; or why it cannot be told."""
     for need in m.card.needs:
         if not set(need.split("|")) & GIVEN:
             about, needed = SIGNALS[need.split("|")[0]].split(",")[0], need.replace("|", " or ")
             return SignalError(f"{m.name} needs {needed} ({about}), which vLLM's encoder does not give")
     budgeted = getattr(m, "keep", None) is not None
+    exact = _exact(dataclasses.replace(m, keep=_TRIED[0]) if budgeted else m, budgeted)
+    if exact is None:
+        hint = "" if budgeted or not hasattr(m, "keep") else f"; give it a budget, {m.name}(keep=0.25)"
+        return PlanError(
+            f"how many tokens {spec(m)} keeps depends on what the picture shows, and vLLM must know that before it "
+            f"encodes{hint}"
+        )
+    return Rule(m, exact, asks(m) and blind(m) != m)
+
+
+@functools.lru_cache(maxsize=256)
+def _exact(m: Any, budgeted: bool) -> bool | None:
+    """Whether the number kept is the budget of ``keep`` (True), or else follows from the grid (False), or from neither.
+
+    budgeted: ``keep`` is set; it is then tried out at several values.
+    """
     exact = budgeted
     for form in [dataclasses.replace(m, keep=k) for k in _TRIED] if budgeted else [m]:
         for layout in _LAYOUTS:
             found = {_kept(form, layout, x) for x in _lures(layout)}
             if len(found) != 1 or None in found:
-                hint = "" if budgeted or not hasattr(m, "keep") else f"; give it a budget, {m.name}(keep=0.25)"
-                return PlanError(
-                    f"how many tokens {spec(form)} keeps depends on what the picture shows, and vLLM must know that "
-                    f"before it encodes{hint}"
-                )
+                return None
             exact = exact and found == {budget(form.keep, layout.free)}
     return exact
 
@@ -158,7 +160,7 @@ def _kept(m: Any, layout: Layout, x: Tensor) -> int | None:
     draw = torch.Generator().manual_seed(1)
     try:
         r = m.reduce(_tokens(x, layout, torch.randn(5, x.shape[1], generator=draw)))
-    except (FoveateError, RuntimeError, IndexError):
+    except Exception:  # whatever a third party's method may raise
         return None
     return int(r.lengths[0])
 
