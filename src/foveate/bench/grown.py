@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import InputError
 
@@ -35,7 +35,7 @@ HALF_BILLION = Shape()
 KINDS = ("llama", "mistral", "qwen2", "qwen2_5_vl_text")
 
 
-def grow(model: nn.Module, shape: Shape = HALF_BILLION) -> nn.Module:
+def grow(model: Any, shape: Shape = HALF_BILLION) -> Any:
     """A new model of the same class whose decoder has this shape and whose logits are those of ``model``.
 
     model: a Llama, Mistral or Qwen2 decoder, alone or in a LLaVA or a Qwen2.5-VL. It is not changed.
@@ -122,14 +122,15 @@ class _Maps:
             to[: len(old)] = old * math.sqrt(self.small.hidden / self.shape.hidden)
         elif re.search(r"q_proj", name):
             # the softmax divides by the root of the head's width
-            to[self.query, ..., *self._columns(old)] = old * math.sqrt(self.shape.head_dim / self.small.head_dim)
+            self._rows(to, old)[self.query] = old * math.sqrt(self.shape.head_dim / self.small.head_dim)
         elif re.search(r"[kv]_proj", name):
-            to[self.key, ..., *self._columns(old)] = old
+            self._rows(to, old)[self.key] = old
         elif "o_proj" in name:
             to[: len(old), self.query] = old
         else:
             to[tuple(slice(n) for n in old.shape)] = old
 
     @staticmethod
-    def _columns(old: Tensor) -> tuple[slice, ...]:
-        return (slice(old.shape[1]),) if old.ndim == 2 else ()
+    def _rows(to: Tensor, old: Tensor) -> Tensor:
+        """The part of ``to`` that the small model's channels reach; a bias as a whole."""
+        return to[:, : old.shape[1]] if old.ndim == 2 else to
