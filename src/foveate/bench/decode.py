@@ -124,7 +124,7 @@ def add(commands: Any) -> None:
 def main(args: argparse.Namespace) -> None:
     """Run the command."""
     rows = study(args)
-    goals = [*judged(rows), *(_distribution(args.distribution, args.seed) if args.distribution else [])]
+    goals = [*judged(rows, args.grown), *(_distribution(args.distribution, args.seed) if args.distribution else [])]
     save(args.out, args.seed, rows, goals, model=args.model, grown=args.grown, draft=args.draft, new=args.new)
     for r in rows:
         print(
@@ -227,13 +227,13 @@ def prompts(loaded: Loaded, task: str, count: int, seed: int) -> Iterator[dict[s
         yield {k: made[k].to(loaded.device) for k in ("input_ids", "attention_mask")}
 
 
-def judged(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def judged(rows: Sequence[dict[str, Any]], grown: bool = False) -> list[dict[str, Any]]:
     """What each task is held to."""
     out = []
     own = [r for r in rows if r["drafter"] in PLANS]
     for task, store in dict.fromkeys((r["task"], r["store"]) for r in own):
         here = [r for r in own if (r["task"], r["store"]) == (task, store)]
-        where = f"{task}, {store or 'full cache'}"
+        where = f"{task}, {store or 'full cache'}{', in the shape of half a billion parameters' if grown else ''}"
         different = max(r["prompts"] - r["same"] for r in here)
         out.append(goal(f"prompts whose words changed, of the worst drafter ({where})", different, 0, different == 0))
         best = max(r["speedup"] for r in here)
