@@ -35,7 +35,8 @@ demo: $(READY)  ## draw a picture and a clip, ask about them, and draw what was 
 	$(BIN)/foveate ask demo_out/picture.png "what colour is the heart?" --model lab/image --plan "foveal(keep=0.1)" \
 		--show demo_out/kept_picture.png
 	$(BIN)/python examples/make_clip.py demo_out/clip.mp4
-	$(BIN)/foveate ask demo_out/clip.mp4 "What word is shown?" --plan "foveal(keep=0.1)" --show demo_out/kept.png
+	$(BIN)/foveate ask demo_out/clip.mp4 "which way does the triangle move?" --model lab/video --plan "foveal(keep=0.1)" \
+		--show demo_out/kept.png
 
 # one torch thread for each worker, or two workers on two cores wait for each other
 test: $(READY)  ## every test
