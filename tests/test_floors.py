@@ -17,7 +17,7 @@ ROOT = Path(foveate.__file__).parent
 FILES = sorted(p for p in ROOT.rglob("*.py"))
 #: What each file of the package may import at most: its own floor or a lower one.
 FLOORS = (
-    {"errors", "tokens", "reduction", "method"},
+    {"errors", "tokens", "reduction", "method", "atomic"},
     {"parts", "stores"},
     set(STAGES),
     {"spec"},

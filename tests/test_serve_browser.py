@@ -21,6 +21,7 @@ from serve_kit import Served, asked_alone, picture, serving  # noqa: E402
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PLAN = "divprune(keep=0.5)"
+TOKENS = 64  # of an answer: long enough to be seen on its way, however busy the machine is
 #: Hands a file to the page as a mouse would that lets go of it there.
 DROP = """([name, type, data]) => {
   const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
@@ -44,7 +45,7 @@ def loaded() -> Any:
 
 @pytest.fixture(scope="module")
 def served(loaded: Any) -> Iterator[Served]:
-    with serving(loaded, PLAN, default_new_tokens=12) as at:
+    with serving(loaded, PLAN, default_new_tokens=TOKENS) as at:
         yield at
 
 
@@ -108,9 +109,9 @@ def test_drop_ask_read_along_and_keep_less(page: Any, loaded: Any) -> None:
     play.expect(page.locator("#full-text")).not_to_be_empty()
     play.expect(page.locator("#stop")).to_be_disabled()
     whole = page.locator("#reduced-text").text_content()
-    assert whole.strip() == asked_alone(loaded, "What is it?", picture(), PLAN, 12)
+    assert whole.strip() == asked_alone(loaded, "What is it?", picture(), PLAN, TOKENS)
     assert page.locator("#full-text").text_content().strip() == asked_alone(
-        loaded, "What is it?", picture(), "none", 12
+        loaded, "What is it?", picture(), "none", TOKENS
     )
     pieces = [t for t in page.evaluate("window.texts") if t]
     assert len(set(pieces)) > 2, "the answer came in one piece"
