@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,21 +50,6 @@ def test_a_worker_gives_what_the_driver_stores(films: list[Path], tmp_path: Path
     said = [ask_store(a, "What?", model=loaded, max_new_tokens=4) for a in (one, two)]
     assert said[0].text == said[1].text
     assert said[0].sources == said[1].sources
-
-
-@pytest.fixture
-def local_ray() -> Iterator[None]:
-    """One small Ray for the test; starting it takes longer than the test where the machine is busy."""
-    pytest.importorskip("ray.data")
-    import ray
-
-    try:
-        ray.init(num_cpus=1, include_dashboard=False, object_store_memory=150 * 2**20, log_to_driver=False)
-    except Exception as error:  # Ray raises a bare Exception when its processes do not come up in time
-        ray.shutdown()
-        pytest.skip(f"no local Ray can be started here: {error}")
-    yield
-    ray.shutdown()
 
 
 def test_on_a_local_ray(films: list[Path], tmp_path: Path, local_ray: None) -> None:

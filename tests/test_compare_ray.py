@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,21 +51,6 @@ def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtraError, match=r"foveate\[ray\]"):
         compare(["tiny"], [PLAN], data=own, out=tmp_path / "out", pool=Pool())
-
-
-@pytest.fixture
-def local_ray() -> Iterator[None]:
-    """One small Ray for the test; starting it takes longer than the test where the machine is busy."""
-    pytest.importorskip("ray.data")
-    import ray
-
-    try:
-        ray.init(num_cpus=1, include_dashboard=False, object_store_memory=150 * 2**20, log_to_driver=False)
-    except Exception as error:  # Ray raises a bare Exception when its processes do not come up in time
-        ray.shutdown()
-        pytest.skip(f"no local Ray can be started here: {error}")
-    yield
-    ray.shutdown()
 
 
 def test_a_worker_is_killed_in_the_middle(tmp_path: Path, local_ray: None) -> None:

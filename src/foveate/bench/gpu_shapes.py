@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .shapes import END, IMAGE, PROMPT, START, VIDEO
+from .shapes import END, IMAGE, PROMPT, START, VIDEO, made, onevision
 
 FRAME = 256  # visual tokens that two frames become in Qwen's families: 32 x 32 patches
 
@@ -58,7 +58,7 @@ def qwen2_5_vl(device: torch.device, small: bool) -> Sized:
         video_token_id=VIDEO,
     )
     config.vision_start_token_id, config.vision_end_token_id = START, END
-    model = _on(device, Qwen2_5_VLForConditionalGeneration, config)
+    model = made(Qwen2_5_VLForConditionalGeneration, config, torch.bfloat16, device)
 
     def inputs(n: int, rows: int) -> dict[str, Tensor]:
         return _qwen(device, [FRAME * max(1, round(n / FRAME))], rows, 14)
@@ -81,7 +81,7 @@ def qwen3_vl(device: torch.device, small: bool) -> Sized:
         image_token_id=IMAGE,
         video_token_id=VIDEO,
     )
-    model = _on(device, Qwen3VLForConditionalGeneration, config)
+    model = made(Qwen3VLForConditionalGeneration, config, torch.bfloat16, device)
 
     def inputs(n: int, rows: int) -> dict[str, Tensor]:
         return _qwen(device, [FRAME] * max(1, round(n / FRAME)), rows, 16)
@@ -91,28 +91,14 @@ def qwen3_vl(device: torch.device, small: bool) -> Sized:
 
 def llava_onevision(device: torch.device, small: bool) -> Sized:
     """LLaVA-OneVision-7B: Qwen2-7B under SigLIP-so400m at 384 pixels."""
-    from transformers import (
-        LlavaOnevisionConfig,
-        LlavaOnevisionForConditionalGeneration,
-        Qwen2Config,
-        SiglipVisionConfig,
-    )
+    from transformers import LlavaOnevisionForConditionalGeneration
 
     text = _text(28, 3584, 18944, 28, 4, small, vocab=152064)
     text["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e6}
     tower = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 26, "num_attention_heads": 16}
     if small:
         tower = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = LlavaOnevisionConfig(
-        vision_config=SiglipVisionConfig(**tower, image_size=384, patch_size=14, vision_use_head=False),
-        text_config=Qwen2Config(**text),
-        image_token_index=IMAGE,
-        video_token_index=VIDEO,
-        vision_feature_select_strategy="full",
-        vision_feature_layer=-1,
-    )
-    config.image_token_id, config.video_token_id = IMAGE, VIDEO
-    model = _on(device, LlavaOnevisionForConditionalGeneration, config)
+    model = made(LlavaOnevisionForConditionalGeneration, onevision(text, tower), torch.bfloat16, device)
 
     def inputs(n: int, rows: int) -> dict[str, Tensor]:
         frames = max(1, round(n / 196))
@@ -157,18 +143,6 @@ def _vision(depth: int, width: int, inner: int, small: bool, **more: Any) -> dic
     if small:
         return {"depth": 2, "hidden_size": 64, "num_heads": 2, "intermediate_size": 128, **more}
     return {"depth": depth, "hidden_size": width, "num_heads": 16, "intermediate_size": inner, **more}
-
-
-def _on(device: torch.device, cls: Any, config: Any) -> Any:
-    """The model, made where it will run; nothing of it ever lies in main memory on the way to a GPU."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.bfloat16)
-    try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), device:
-            torch.manual_seed(0)
-            return cls(config).eval()
-    finally:
-        torch.set_default_dtype(before)
 
 
 def _ids(device: torch.device, runs: list[int], rows: int) -> Tensor:

@@ -71,7 +71,7 @@ def qwen2_5_vl(dtype: torch.dtype, small: bool = False) -> Case:
     vision["out_hidden_size"] = text["hidden_size"]
     config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, image_token_id=IMAGE, video_token_id=VIDEO)
     config.vision_start_token_id, config.vision_end_token_id = START, END
-    model = _make(Qwen2_5_VLForConditionalGeneration, config, dtype)
+    model = made(Qwen2_5_VLForConditionalGeneration, config, dtype)
 
     def inputs(n: int) -> dict[str, Tensor]:
         frames = max(1, n // 256)
@@ -95,28 +95,14 @@ def qwen2_5_vl(dtype: torch.dtype, small: bool = False) -> Case:
 
 def llava_onevision(dtype: torch.dtype, small: bool = False) -> Case:
     """LLaVA-OneVision with the 0.5 B decoder; a video of 196 tokens a frame."""
-    from transformers import (
-        LlavaOnevisionConfig,
-        LlavaOnevisionForConditionalGeneration,
-        Qwen2Config,
-        SiglipVisionConfig,
-    )
+    from transformers import LlavaOnevisionForConditionalGeneration
 
     text = {**TEXT, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}
     vision = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 2, "num_attention_heads": 16}
     if small:
         text |= {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4, "num_attention_heads": 2}
         vision |= {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 2}
-    config = LlavaOnevisionConfig(
-        vision_config=SiglipVisionConfig(**vision, image_size=384, patch_size=14, vision_use_head=False),
-        text_config=Qwen2Config(**text),
-        image_token_index=IMAGE,
-        video_token_index=VIDEO,
-        vision_feature_select_strategy="full",
-        vision_feature_layer=-1,
-    )
-    config.image_token_id, config.video_token_id = IMAGE, VIDEO
-    model = _make(LlavaOnevisionForConditionalGeneration, config, dtype)
+    model = made(LlavaOnevisionForConditionalGeneration, onevision(text, vision), dtype)
 
     def inputs(n: int) -> dict[str, Tensor]:
         frames = max(1, round(n / 196))
@@ -146,18 +132,36 @@ def qwen2(dtype: torch.dtype, small: bool = False) -> Any:
     if small:
         text |= {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
         text |= {"vocab_size": 500}
-    return _make(Qwen2ForCausalLM, Qwen2Config(**text), dtype)
+    return made(Qwen2ForCausalLM, Qwen2Config(**text), dtype)
 
 
-def _make(cls: Any, config: Any, dtype: torch.dtype) -> Any:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        before = torch.get_default_dtype()
-        torch.set_default_dtype(dtype)
-        try:
+def onevision(text: dict[str, Any], tower: dict[str, Any]) -> Any:
+    """The configuration of a LLaVA-OneVision of this decoder and this SigLIP tower, at 384 pixels."""
+    from transformers import LlavaOnevisionConfig, Qwen2Config, SiglipVisionConfig
+
+    config = LlavaOnevisionConfig(
+        vision_config=SiglipVisionConfig(**tower, image_size=384, patch_size=14, vision_use_head=False),
+        text_config=Qwen2Config(**text),
+        image_token_index=IMAGE,
+        video_token_index=VIDEO,
+        vision_feature_select_strategy="full",
+        vision_feature_layer=-1,
+    )
+    config.image_token_id, config.video_token_id = IMAGE, VIDEO
+    return config
+
+
+def made(cls: Any, config: Any, dtype: torch.dtype, device: torch.device | None = None) -> Any:
+    """The model with random weights, made where it will run: nothing of it lies in main memory on the way to a GPU."""
+    place = torch.device("cpu") if device is None else device
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []), place:
+            torch.manual_seed(0)
             return cls(config).eval()
-        finally:
-            torch.set_default_dtype(before)
+    finally:
+        torch.set_default_dtype(before)
 
 
 SHAPES = {"qwen2_5_vl": qwen2_5_vl, "llava_onevision": llava_onevision}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -42,35 +42,14 @@ def index(
 
     quieten()
     name = default_model() if model is None else model
+    how: dict[str, Any] = {"model": name, "plan": plan, "fps": fps, "clip": clip, "question": question, "bits": bits}
     if ray:
         from ..archive.on_ray import index_on_ray
 
-        done = index_on_ray(
-            videos,
-            store,
-            model=name,
-            plan=plan,
-            fps=fps,
-            clip=clip,
-            question=question,
-            bits=bits,
-            workers=workers,
-            tell=tell,
-        )
+        done = index_on_ray(videos, store, workers=workers, tell=tell, **how)
     else:
         with bar(as_json) as progress:
-            done = run(
-                videos,
-                store,
-                model=name,
-                plan=plan,
-                fps=fps,
-                clip=clip,
-                question=question,
-                bits=bits,
-                tell=tell,
-                progress=progress,
-            )
+            done = run(videos, store, tell=tell, progress=progress, **how)
     if not as_json:
         console().print(together(done))
     if done and all(d.state == "failed" for d in done):

@@ -20,14 +20,13 @@ from . import checkpoint, segments, steps
 from .data import Diet, default_workers, serve
 from .meter import STAGES, Meter, State
 from .models import SIZES, Sizes, make
-from .optimise import Optimiser
+from .optimise import HEADS, Optimiser
 from .schedule import DECAY, Budget, rate
 from .supervise import Heads
 from .teach import Teacher
 
 LAYERS = ("CLIPEncoderLayer", "LlamaDecoderLayer", "Qwen2_5_VLDecoderLayer")  # those worth compiling
 TAUGHT, JOINED = 0.2, 0.8  # of the highest learning rate, for a taught tower and the decoder that it is joined to
-HEADS = ("what.", "place.", "whole.", "past.")
 GENTLE = 0.3  # of the joint stage: then the learning rate goes down, with a teacher
 LONGER = 2.25  # times the dense stage with a teacher
 SOONER = 3  # times sooner the questions are hard for its decoder

@@ -9,14 +9,8 @@ import torch
 from torch import Tensor, nn
 
 MUON = 5.0  # undoes the 0.2 of match_rms_adamw: both then move a weight as far in a step
-OUTSIDE = (
-    "embed",
-    "lm_head",
-    "what.",
-    "place.",
-    "whole.",
-    "past.",
-)  # tables and readings, not maps between hidden states
+HEADS = ("what.", "place.", "whole.", "past.")  # readings, dropped when training ends
+OUTSIDE = ("embed", "lm_head", *HEADS)  # tables and readings, not maps between hidden states
 
 
 class Optimiser:
